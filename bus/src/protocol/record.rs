@@ -1,0 +1,1 @@
+//! Messages into records and back (filled in by the memory and transport part).
