@@ -8,3 +8,6 @@ pub mod page;
 pub mod protocol;
 pub mod sys;
 pub mod topic;
+
+#[doc(hidden)]
+pub use message::private as __private;

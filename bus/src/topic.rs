@@ -1,1 +1,441 @@
-//! Topics and addresses.
+//! Where messages go: topics, addresses, patterns.
+//!
+//! ```text
+//! topic    level *("/" level)                      robot/arm/pose
+//! address  [node "@" host "/"] topic               arm@workshop/robot/arm/pose
+//! pattern  topic with `*` and `**` as levels       robot/*/pose, robot/**
+//! ```
+//!
+//! A node's name, a host's name and a level have 1 to 255 bytes of UTF-8 without `/`, `@`, `*`, control characters and
+//! white space; the whole has at most 1 024 bytes. In an address, the host `local` is this host, and `*` stands for any
+//! node or any host; without node and host it means everyone, here and on bridged hosts, who subscribed. In a pattern `*`
+//! stands for exactly one level and `**` for any number of them, none included.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// bytes; the most that a name or a level may have.
+pub const MAX_LEVEL_LEN: usize = 255;
+
+/// bytes; the most that a topic, an address or a pattern may have.
+pub const MAX_LEN: usize = 1024;
+
+/// A plain topic: where one publishes, and what one subscribes to.
+///
+/// ```
+/// use nodeset_bus::topic::Topic;
+///
+/// let topic: Topic = "robot/arm/pose".parse()?;
+/// assert_eq!(topic.levels().collect::<Vec<_>>(), ["robot", "arm", "pose"]);
+///
+/// let error = "robot//pose".parse::<Topic>().unwrap_err();
+/// assert_eq!(error.at(), 6);
+/// assert_eq!(error.to_string(), "`robot//pose` is not a topic: at byte 6, a level is empty");
+/// # Ok::<(), nodeset_bus::topic::AddressError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic {
+    /// Checked: levels separated by `/`.
+    text: Box<str>,
+}
+
+impl Topic {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    ///
+    /// Where the first fault is, and what it is.
+    pub fn new(text: &str) -> Result<Self, AddressError> {
+        let fault = |at, reason| AddressError::new(text, Expected::Topic, at, reason);
+        check_len(text).map_err(|(at, reason)| fault(at, reason))?;
+        for (at, level) in split(text, 0) {
+            check_name(level).map_err(|(inside, reason)| fault(at + inside, reason))?;
+        }
+        Ok(Self { text: text.into() })
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Its levels; at least one.
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.text.split('/')
+    }
+}
+
+/// A topic, and who of its subscribers is meant.
+///
+/// ```
+/// use nodeset_bus::topic::{Address, Host, Name};
+///
+/// let address: Address = "arm@local/robot/pose".parse()?;
+/// let target = address.target().expect("it names one");
+/// assert_eq!(target.node, Name::Only("arm".into()));
+/// assert_eq!(target.host, Host::Local);
+/// assert_eq!(address.topic().as_str(), "robot/pose");
+/// # Ok::<(), nodeset_bus::topic::AddressError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    target: Option<Target>,
+    topic: Topic,
+}
+
+/// The part of an address before its topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Which node.
+    pub node: Name,
+    /// On which host.
+    pub host: Host,
+}
+
+/// Which node an address means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// `*`: any.
+    Any,
+    /// The one of this name.
+    Only(Box<str>),
+}
+
+/// Which host an address means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// `*`: any.
+    Any,
+    /// `local`: this one, whatever its name is.
+    Local,
+    /// The one of this name.
+    Only(Box<str>),
+}
+
+impl Address {
+    /// Checks and takes `text` apart.
+    ///
+    /// # Errors
+    ///
+    /// Where the first fault is, and what it is.
+    pub fn new(text: &str) -> Result<Self, AddressError> {
+        let fault = |at, reason| AddressError::new(text, Expected::Address, at, reason);
+        check_len(text).map_err(|(at, reason)| fault(at, reason))?;
+        let first = text.split('/').next().unwrap_or("");
+        let Some((node, host)) = first.split_once('@') else {
+            let topic = Topic::new(text).map_err(|error| AddressError { expected: Expected::Address, ..error })?;
+            return Ok(Self { target: None, topic });
+        };
+        let host_at = node.len() + 1;
+        if node != "*" {
+            check_name(node).map_err(|(at, reason)| fault(at, reason))?;
+        }
+        if host != "*" {
+            check_name(host).map_err(|(at, reason)| fault(host_at + at, reason))?;
+        }
+        let topic_at = first.len() + 1;
+        let Some(topic) = text.get(topic_at..) else {
+            return Err(fault(text.len(), Reason::NoTopic));
+        };
+        let topic = Topic::new(topic).map_err(|error| fault(topic_at + error.at, error.reason))?;
+        let node = if node == "*" { Name::Any } else { Name::Only(node.into()) };
+        let host = match host {
+            "*" => Host::Any,
+            "local" => Host::Local,
+            host => Host::Only(host.into()),
+        };
+        Ok(Self { target: Some(Target { node, host }), topic })
+    }
+
+    /// Who is meant; `None`: everyone who subscribed, here and on bridged hosts.
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+}
+
+impl From<Topic> for Address {
+    fn from(topic: Topic) -> Self {
+        Self { target: None, topic }
+    }
+}
+
+/// Which topics are meant.
+///
+/// ```
+/// use nodeset_bus::topic::{Pattern, Topic};
+///
+/// let pattern: Pattern = "robot/**/pose".parse()?;
+/// assert!(pattern.matches(&Topic::new("robot/pose")?));
+/// assert!(pattern.matches(&Topic::new("robot/left/arm/pose")?));
+/// assert!(!pattern.matches(&Topic::new("robot/left/speed")?));
+/// # Ok::<(), nodeset_bus::topic::AddressError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    /// Checked: levels, `*` and `**` separated by `/`.
+    text: Box<str>,
+}
+
+impl Pattern {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    ///
+    /// Where the first fault is, and what it is.
+    pub fn new(text: &str) -> Result<Self, AddressError> {
+        let fault = |at, reason| AddressError::new(text, Expected::Pattern, at, reason);
+        check_len(text).map_err(|(at, reason)| fault(at, reason))?;
+        for (at, level) in split(text, 0) {
+            if level != "*" && level != "**" {
+                check_name(level).map_err(|(inside, reason)| {
+                    let reason = if reason == Reason::Forbidden('*') { Reason::PartOfLevel } else { reason };
+                    fault(at + inside, reason)
+                })?;
+            }
+        }
+        Ok(Self { text: text.into() })
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The one topic it matches, when it has neither `*` nor `**`.
+    pub fn as_topic(&self) -> Option<Topic> {
+        (!self.text.contains('*')).then(|| Topic { text: self.text.clone() })
+    }
+
+    /// Whether `topic` is meant. Allocates nothing; takes time in proportion to the product of both lengths at most.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        let mut pattern = self.text.split('/');
+        let mut levels = topic.text.split('/');
+        // Where to go on when what follows the last `**` does not fit: behind that `**`, one level later. An earlier
+        // `**` need not be tried again, the last one can take whatever that would change.
+        let mut retry = None;
+        loop {
+            let (wanted, found) = (pattern.clone().next(), levels.clone().next());
+            match (wanted, found) {
+                (None, None) => return true,
+                (Some("**"), _) => {
+                    pattern.next();
+                    retry = Some((pattern.clone(), levels.clone()));
+                    continue;
+                }
+                (Some(wanted), Some(found)) if wanted == "*" || wanted == found => {
+                    pattern.next();
+                    levels.next();
+                    continue;
+                }
+                _ => {}
+            }
+            let Some((behind, mut later)) = retry else { return false };
+            if later.next().is_none() {
+                return false;
+            }
+            (pattern, levels) = (behind.clone(), later.clone());
+            retry = Some((behind, later));
+        }
+    }
+}
+
+impl From<Topic> for Pattern {
+    fn from(topic: Topic) -> Self {
+        Self { text: topic.text }
+    }
+}
+
+/// Checks the name of a node or of a host.
+///
+/// # Errors
+///
+/// Where the first fault is, and what it is.
+pub fn check_node_name(name: &str) -> Result<(), AddressError> {
+    check_name(name).map_err(|(at, reason)| AddressError::new(name, Expected::Name, at, reason))
+}
+
+/// Why a text is not a topic, address, pattern or name. Give up and correct it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not {}: at byte {at}, {reason}", shown(.text), .expected.name())]
+pub struct AddressError {
+    text: Box<str>,
+    expected: Expected,
+    /// bytes; 0 <= at <= text.len()
+    at: usize,
+    reason: Reason,
+}
+
+impl AddressError {
+    fn new(text: &str, expected: Expected, at: usize, reason: Reason) -> Self {
+        Self { text: text.into(), expected, at, reason }
+    }
+
+    /// Where the fault is, in bytes from the start of the text.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What it is.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The text that was refused.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Topic,
+    Address,
+    Pattern,
+    Name,
+}
+
+impl Expected {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Topic => "a topic",
+            Self::Address => "an address",
+            Self::Pattern => "a pattern",
+            Self::Name => "a name",
+        }
+    }
+}
+
+/// What is wrong with a topic, address, pattern or name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The text has no bytes at all.
+    #[error("it is empty")]
+    Empty,
+    /// Nothing stands between two `/`, before the first or after the last, or a name has no bytes.
+    #[error("a level is empty")]
+    EmptyLevel,
+    /// More than [`MAX_LEN`] bytes.
+    #[error("it is longer than {MAX_LEN} bytes")]
+    TooLong,
+    /// A name or a level has more than [`MAX_LEVEL_LEN`] bytes.
+    #[error("a level or name is longer than {MAX_LEVEL_LEN} bytes")]
+    LevelTooLong,
+    /// A character that may not be there: `/`, `@`, `*`, white space or a control character.
+    #[error("{0:?} is not allowed")]
+    Forbidden(char),
+    /// `*` in a pattern stands beside other characters of its level.
+    #[error("`*` and `**` stand for whole levels, not for parts of one")]
+    PartOfLevel,
+    /// Node and host are there, but no topic.
+    #[error("a `/` and the topic are missing after the host")]
+    NoTopic,
+}
+
+/// The levels with where they start.
+fn split(text: &str, start: usize) -> impl Iterator<Item = (usize, &str)> {
+    text.split('/').scan(start, |at, level| {
+        let here = *at;
+        *at += level.len() + 1;
+        Some((here, level))
+    })
+}
+
+fn check_len(text: &str) -> Result<(), (usize, Reason)> {
+    if text.is_empty() {
+        Err((0, Reason::Empty))
+    } else if text.len() > MAX_LEN {
+        Err((MAX_LEN, Reason::TooLong))
+    } else {
+        Ok(())
+    }
+}
+
+/// A node's name, a host's name or a level; says at which of its bytes it is wrong.
+fn check_name(name: &str) -> Result<(), (usize, Reason)> {
+    if name.is_empty() {
+        return Err((0, Reason::EmptyLevel));
+    }
+    let forbidden = |c: char| matches!(c, '/' | '@' | '*') || c.is_control() || c.is_whitespace();
+    if let Some((at, c)) = name.char_indices().find(|(_, c)| forbidden(*c)) {
+        return Err((at, Reason::Forbidden(c)));
+    }
+    if name.len() > MAX_LEVEL_LEN {
+        return Err((MAX_LEVEL_LEN, Reason::LevelTooLong));
+    }
+    Ok(())
+}
+
+/// The text for an error: without control characters, and not longer than a line or two.
+fn shown(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut shown: String = text.chars().take(MOST).flat_map(escape_control).collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+fn escape_control(c: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) = if c.is_control() { (Some(c.escape_default()), None) } else { (None, Some(c)) };
+    escaped.into_iter().flatten().chain(plain)
+}
+
+macro_rules! text {
+    ($($type:ident)*) => {$(
+        impl FromStr for $type {
+            type Err = AddressError;
+
+            fn from_str(text: &str) -> Result<Self, AddressError> {
+                Self::new(text)
+            }
+        }
+    )*};
+}
+
+text! { Topic Address Pattern }
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Target { node, host }) = &self.target {
+            write!(f, "{node}@{host}/")?;
+        }
+        f.write_str(&self.topic.text)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Only(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Local => f.write_str("local"),
+            Self::Only(name) => f.write_str(name),
+        }
+    }
+}

@@ -1,1 +1,4 @@
 //! NodeSet.
+
+#[doc(hidden)]
+pub use nodeset_bus::message::private as __private;

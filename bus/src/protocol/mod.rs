@@ -39,6 +39,9 @@
 //! at the line, or by `LinkEnded` to B (P was withdrawn or A died). A session that ends while the process lives only
 //! demotes: `Demote` to A.
 
+// rkyv's derive makes public types whose fields it does not document.
+#![allow(missing_docs, reason = "the archived forms that rkyv derives have fields without documentation")]
+
 pub mod record;
 
 use rkyv::{Archive, Deserialize, Serialize};
