@@ -42,6 +42,7 @@
 // rkyv's derive makes public types whose fields it does not document.
 #![allow(missing_docs, reason = "the archived forms that rkyv derives have fields without documentation")]
 
+pub mod endpoint;
 pub mod record;
 
 use rkyv::{Archive, Deserialize, Serialize};
