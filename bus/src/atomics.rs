@@ -41,8 +41,6 @@ pub enum Fact {
     ModeBeforeCommit,
     /// A segment's header, by its version word: Release where it is made, Acquire where it is opened.
     SegmentReady,
-    /// A log's last sequence, by its `closed` word: Release in the producer, Acquire in the consumer.
-    LogClosed,
 }
 
 /// Words of 64 bits that several parties may touch at once, addressed by byte offset (a multiple of 8).
@@ -54,6 +52,8 @@ pub enum Fact {
 /// Every access panics when `at` is not a multiple of 8 or lies outside: offsets that come from another process are checked
 /// before they get here, so that is a bug of ours.
 pub trait Words: Clone + Send + Sync + 'static {
+    /// Whether both name the same words.
+    fn is_same(&self, other: &Self) -> bool;
     /// Relaxed: orders nothing; whoever calls says why that is enough.
     fn load(&self, at: usize) -> u64;
     /// Acquire: learns `fact`.
@@ -64,8 +64,12 @@ pub trait Words: Clone + Send + Sync + 'static {
     fn store_release(&self, at: usize, value: u64, fact: Fact);
     /// Acquire: learns `fact`.
     fn swap_acquire(&self, at: usize, value: u64, fact: Fact) -> u64;
+    /// Adds, with Release: publishes `fact`.
+    fn add_release(&self, at: usize, value: u64, fact: Fact);
     /// Sequentially consistent fence.
     fn fence(&self, fact: Fact);
-    /// The cheap side of an asymmetric fence: only the compiler is held back, the other side brings a `membarrier`.
+    /// The cheap side of an asymmetric fence: only the compiler is held back, the other side brings a `heavy_fence`.
     fn light_fence(&self, fact: Fact);
+    /// The dear side of an asymmetric fence: `membarrier`. False where the kernel does not allow it.
+    fn heavy_fence(&self, fact: Fact) -> bool;
 }

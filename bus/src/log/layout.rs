@@ -39,7 +39,7 @@ pub(crate) const TOUCHED_AT: usize = 0x58;
 pub(crate) const WAITING_AT: usize = 0x80;
 /// Word: how commits are fenced, see `wake`.
 pub(crate) const FENCING_AT: usize = 0xc0;
-/// Word: 0 while the log is open, else its last sequence + 2 (1 = ended without a message).
+/// Word: 0 while the log is open, else 1 + the sequence that would have come next.
 pub(crate) const CLOSED_AT: usize = 0x100;
 /// Where the block table begins.
 pub(crate) const TABLE_AT: usize = 4096;

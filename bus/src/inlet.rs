@@ -1,0 +1,137 @@
+//! The subscriber's end of one link: cursor, line, pins.
+//!
+//! No sockets, no threads: a client's subscriber and a bridge use the same type.
+
+use std::sync::Arc;
+
+use crate::log::{self, Cursor, CursorSpec, Ring};
+use crate::memory::{Mapping, SharedWords};
+use crate::page::{LayoutError, NodePage, SignalPage};
+use crate::protocol::{LinkId, LogShape};
+use crate::wake::Wish;
+
+pub use crate::log::{CursorFault as InletFault, Frame, Kept, TooManyHeld};
+
+/// What an inlet is made of.
+pub struct InletSpec {
+    /// Which link.
+    pub id: LinkId,
+    /// The publication's log, mapped for reading.
+    pub log: Mapping,
+    /// What the dispatcher said of it.
+    pub shape: LogShape,
+    /// The subscriber's own node page.
+    pub page: Arc<NodePage<SharedWords>>,
+    /// The link's line in it.
+    pub line: u32,
+    /// The tag that the line's words carry.
+    pub tag: u16,
+    /// The publisher keeps everything for this link.
+    pub reliable: bool,
+    /// messages that a lossy link goes back when it was lapped
+    pub depth: u64,
+    /// messages from before the link that it begins with, if they are still held
+    pub history: u64,
+    /// The publisher's signal page for our user.
+    pub signal: SignalPage<SharedWords>,
+    /// The publication's word in it.
+    pub slot: u32,
+    /// The publisher's bell, rung when it waits for room.
+    pub bell: Arc<dyn Ring>,
+    /// Called once the inlet and all its pins are gone.
+    pub on_released: Box<dyn FnOnce() + Send + Sync>,
+}
+
+/// See the module.
+pub struct Inlet {
+    id: LinkId,
+    cursor: Cursor<SharedWords>,
+    wish: Wish<SharedWords>,
+}
+
+impl Inlet {
+    /// Enters the log. From now on a reliable link misses nothing, whenever it is polled.
+    ///
+    /// # Errors
+    ///
+    /// When the segment is not the log that the dispatcher described.
+    pub fn enter(spec: InletSpec) -> Result<Inlet, LayoutError> {
+        let needed = log::segment_len(spec.shape);
+        if (spec.log.len() as u64) < needed {
+            return Err(LayoutError::Len { what: "log", found: spec.log.len() as u64, needed });
+        }
+        let words = SharedWords::mapped(spec.log);
+        let cursor = Cursor::open(CursorSpec {
+            log: words.clone(),
+            shape: spec.shape,
+            page: spec.page,
+            line: spec.line,
+            tag: spec.tag,
+            reliable: spec.reliable,
+            depth: spec.depth,
+            history: spec.history,
+            bell: spec.bell,
+            on_released: spec.on_released,
+        })?;
+        Ok(Inlet { id: spec.id, cursor, wish: Wish::new(words, spec.signal, spec.slot) })
+    }
+
+    /// Which link this is.
+    pub fn id(&self) -> LinkId {
+        self.id
+    }
+
+    /// The next message, if one is there. Never blocks, allocates nothing, calls no system.
+    ///
+    /// # Errors
+    ///
+    /// After `Evicted` reading goes on; after `Ended` and `Corrupt` nothing more comes.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Frame>, InletFault> {
+        self.cursor.poll()
+    }
+
+    /// The message that was polled last, in place, 16-byte aligned; empty if the last poll gave none.
+    ///
+    /// Its bytes are what the publisher committed. A publisher that is not trusted could still change them
+    /// (`docs/security.md`): then use [`copy_payload`](Self::copy_payload).
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        self.cursor.payload()
+    }
+
+    /// Copies the message that was polled last: right also while a hostile publisher writes to it.
+    pub fn copy_payload(&self, into: &mut impl Extend<u8>) {
+        self.cursor.copy_payload(into);
+    }
+
+    /// Keeps the message that was polled last, for a sample that outlives the next poll.
+    ///
+    /// # Errors
+    ///
+    /// When this link holds samples in too many blocks.
+    pub fn keep(&mut self) -> Result<Kept, TooManyHeld> {
+        self.cursor.keep()
+    }
+
+    /// Messages lost so far on this link.
+    pub fn missed(&self) -> u64 {
+        self.cursor.missed()
+    }
+
+    /// Whether `poll` has something to say.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.cursor.is_ready()
+    }
+
+    /// The publisher's process is dead: once drained, `poll` says `Ended`.
+    pub fn publisher_gone(&mut self) {
+        self.cursor.publisher_gone();
+    }
+
+    /// What to wish for before going to sleep ([`wake::wish`](crate::wake::wish)).
+    pub fn wish(&self) -> &Wish<SharedWords> {
+        &self.wish
+    }
+}

@@ -1,0 +1,570 @@
+//! The consuming end of a log: a subscriber's place in it.
+//!
+//! Everything that is read here was written by another process and is taken as hostile: loaded once, checked, then used.
+//! The one thing that is not checked is a payload's content; that is the message layer's.
+//!
+//! The safety argument stands at the producer's module; the cursor's part of it is [`Cursor::enter`].
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::atomics::{Fact, Words};
+use crate::line::{AT, FROM, OwnLine};
+use crate::page::{LayoutError, NodePage, check_magic};
+use crate::protocol::LogShape;
+
+use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP};
+use super::held::{Held, Pin, TooManyHeld};
+use super::layout::{self, Layout};
+use super::links::Ring;
+
+/// How often a consumer tries to enter what it wants before it takes the newest, and the newest before it leaves it to the
+/// next poll.
+const TRIES: usize = 3;
+
+/// A message was polled; its bytes are at the cursor ([`Cursor::payload`]) until the next `poll`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The publisher's number of it: consecutive from 0.
+    pub sequence: u64,
+    /// Messages lost directly before it.
+    pub missed_before: u64,
+}
+
+/// Something else than a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CursorFault {
+    /// No further message will come: the publisher ended, or died and was drained. `missed` messages were lost at the end.
+    #[error("the publication ended; {missed} messages at its end were missed")]
+    Ended {
+        /// Messages lost at the end; 0 where the publisher died before it could say.
+        missed: u64,
+    },
+    /// The link is no longer reliable: it was too slow for its policy, or its session ended. Reading goes on, lossy.
+    #[error("the publisher stopped waiting for this subscriber: {missed} messages were missed")]
+    Evicted {
+        /// Messages lost before the next one.
+        missed: u64,
+    },
+    /// The log says what it cannot say. The link is of no further use.
+    #[error("the publisher's log is damaged at byte {at:#x}: {what}")]
+    Corrupt {
+        /// Byte offset.
+        at: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+}
+
+/// Where a cursor stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// 0 = nowhere
+    generation: u64,
+    /// offset of the next frame's header
+    next_at: usize,
+    /// offset of the block's (or run's) end
+    end_at: usize,
+}
+
+impl Place {
+    /// In no block. It points at the log's first word, which is never 0 and never a plain frame that fits, so `poll` needs no
+    /// test of its own for it.
+    const NOWHERE: Place = Place { generation: 0, next_at: layout::MAGIC_AT, end_at: 0 };
+}
+
+/// What a cursor is made of.
+pub struct CursorSpec<W: Words> {
+    /// The log.
+    pub log: W,
+    /// What the dispatcher said of it.
+    pub shape: LogShape,
+    /// The subscriber's own node page.
+    pub page: Arc<NodePage<W>>,
+    /// The link's line in it.
+    pub line: u32,
+    /// The tag that the line's words carry.
+    pub tag: u16,
+    /// The producer keeps everything for this cursor.
+    pub reliable: bool,
+    /// messages that a lossy cursor goes back when it was lapped
+    pub depth: u64,
+    /// messages from before the link that it begins with, if they are still held
+    pub history: u64,
+    /// The publisher's, rung when it waits for room.
+    pub bell: Arc<dyn Ring>,
+    /// Called once the cursor and all its pins are gone.
+    pub on_released: Box<dyn FnOnce() + Send + Sync>,
+}
+
+/// See the module.
+pub struct Cursor<W: Words> {
+    log: W,
+    layout: Layout,
+    held: Arc<Held<W>>,
+    line: OwnLine<W>,
+    bell: Arc<dyn Ring>,
+    place: Place,
+    /// of the next message
+    expected: u64,
+    /// Messages before it are stepped over: those beyond `depth` or `history`.
+    wanted: u64,
+    missed: u64,
+    depth: u64,
+    reliable: bool,
+    /// The first frame after a lap of a reliable cursor reports it.
+    evicted: bool,
+    publisher_gone: bool,
+    /// Not in the log yet: the history to begin with.
+    joining: Option<u64>,
+    /// Nothing more comes: what `poll` says from now on.
+    over: Option<CursorFault>,
+    /// Holds the block at `place` once a pin was asked for.
+    pin: Option<Arc<Pin<W>>>,
+    /// The message that was polled last; it lies in the block at `place`. Of length 0 where there is none.
+    last: Payload,
+}
+
+/// Where a payload lies in its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// byte offset; a multiple of 16
+    pub(crate) at: usize,
+    /// bytes
+    pub(crate) len: usize,
+}
+
+impl Payload {
+    /// Byte offset in the log; a multiple of 16.
+    pub fn offset(self) -> usize {
+        self.at
+    }
+}
+
+impl<W: Words> Cursor<W> {
+    /// Opens the log and enters it: behind its newest message, or `history` messages before that.
+    ///
+    /// # Errors
+    ///
+    /// When the segment is not a log of that shape.
+    pub fn open(spec: CursorSpec<W>) -> Result<Cursor<W>, LayoutError> {
+        Cursor::with_layout(Layout::new(spec.shape), spec)
+    }
+
+    fn with_layout(layout: Layout, spec: CursorSpec<W>) -> Result<Cursor<W>, LayoutError> {
+        let log = spec.log;
+        // PAIRS segment-ready: Acquire here, Release in Producer::create.
+        check_magic("log", log.load_acquire(layout::MAGIC_AT, Fact::SegmentReady), layout::MAGIC)?;
+        for (at, field, expected) in [
+            (layout::BLOCK_LEN_AT, "block length", layout.block_len as u64),
+            (layout::BLOCKS_AT, "number of blocks", layout.blocks as u64),
+        ] {
+            let found = log.load(at);
+            if found != expected {
+                return Err(LayoutError::Disagrees { what: "log", field, found, expected });
+            }
+        }
+        let line = OwnLine::new(spec.page.words().clone(), spec.line, spec.tag);
+        line.clear_all();
+        let held = Held::new(spec.page, line.clone(), Arc::clone(&spec.bell), log.clone(), spec.on_released);
+        let mut cursor = Cursor {
+            log,
+            layout,
+            held,
+            line,
+            bell: spec.bell,
+            place: Place::NOWHERE,
+            expected: 0,
+            wanted: 0,
+            missed: 0,
+            depth: spec.depth,
+            reliable: spec.reliable,
+            evicted: false,
+            publisher_gone: false,
+            joining: Some(spec.history),
+            over: None,
+            pin: None,
+            last: Payload::default(),
+        };
+        cursor.join();
+        Ok(cursor)
+    }
+
+    /// The next message, if one is there. Never blocks, allocates nothing, calls no system.
+    ///
+    /// # Errors
+    ///
+    /// See [`CursorFault`]; after `Evicted` the cursor reads on, after the others it says the same again.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Frame>, CursorFault> {
+        let at = self.place.next_at;
+        // PAIRS frame-committed: Acquire here, Release in Producer::commit.
+        let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
+        if word.is_plain_data() {
+            let next_at = at + word.frame_len();
+            // Relaxed: published by the commit word.
+            let sequence = self.log.load(at + 8);
+            // A frame leaves room for another header in its block.
+            if next_at < self.place.end_at && sequence == self.expected && sequence >= self.wanted {
+                self.place.next_at = next_at;
+                self.expected = sequence + 1;
+                self.last = Payload { at: at + HEADER_LEN, len: word.len() as usize };
+                return Ok(Some(Frame { sequence, missed_before: 0 }));
+            }
+        } else if word.0 == 0 && !self.publisher_gone {
+            return Ok(None);
+        }
+        self.poll_uncommon()
+    }
+
+    /// Everything but the next plain message in sequence.
+    #[cold]
+    #[inline(never)]
+    fn poll_uncommon(&mut self) -> Result<Option<Frame>, CursorFault> {
+        if let Some(fault) = self.over {
+            return Err(fault);
+        }
+        if self.place.generation == 0 && !self.join() && !self.resync() {
+            return self.nothing();
+        }
+        loop {
+            let at = self.place.next_at;
+            // PAIRS frame-committed: Acquire here, Release in Producer::commit, finish and move_to.
+            let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
+            if word.0 == 0 {
+                return self.nothing();
+            }
+            if !word.is_wellformed() {
+                return self.corrupt(at, "a commit word with reserved bits");
+            }
+            // Relaxed: published by the commit word.
+            let second = self.log.load(at + 8);
+            match word.kind() {
+                KIND_CLOSING => {
+                    if second <= self.place.generation {
+                        return self.corrupt(at, "a closing frame that names no newer block");
+                    }
+                    if !self.go_to(word.len() as usize, second) && !self.resync() {
+                        return self.nothing();
+                    }
+                }
+                KIND_END => {
+                    let Some(missed) = second.checked_sub(self.expected) else {
+                        return self.corrupt(at, "an end before messages that were read");
+                    };
+                    self.missed += missed;
+                    return self.end(CursorFault::Ended { missed });
+                }
+                kind => {
+                    let next_at = at + word.frame_len();
+                    if next_at + HEADER_LEN > self.place.end_at {
+                        return self.corrupt(at, "a frame that leaves its block");
+                    }
+                    if kind != KIND_DATA && kind != KIND_SKIP {
+                        // Of a later version: step over it.
+                        self.place.next_at = next_at;
+                        continue;
+                    }
+                    if kind == KIND_DATA && second < self.wanted {
+                        // Older than depth or history reach. What was lost is counted at the next message.
+                        self.place.next_at = next_at;
+                        continue;
+                    }
+                    let Some(missed) = second.checked_sub(self.expected) else {
+                        return self.corrupt(at, "a sequence that was there before");
+                    };
+                    if self.evicted {
+                        self.evicted = false;
+                        self.missed += missed;
+                        self.expected = second;
+                        return Err(CursorFault::Evicted { missed });
+                    }
+                    self.place.next_at = next_at;
+                    if kind == KIND_SKIP {
+                        // Relaxed: published by the commit word.
+                        let skipped = if word.len() >= 8 { self.log.load(at + word.payload_offset()) } else { 0 };
+                        let Some(expected) = second.checked_add(skipped) else {
+                            return self.corrupt(at, "a filler frame beyond the last sequence");
+                        };
+                        self.missed += missed;
+                        self.expected = expected;
+                        continue;
+                    }
+                    let Some(expected) = second.checked_add(1) else {
+                        return self.corrupt(at, "a sequence beyond the last one");
+                    };
+                    self.missed += missed;
+                    self.expected = expected;
+                    self.last = Payload { at: at + word.payload_offset(), len: word.len() as usize };
+                    return Ok(Some(Frame { sequence: second, missed_before: missed }));
+                }
+            }
+        }
+    }
+
+    /// Whether `poll` has something to say: the last look before going to sleep.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        // Relaxed: only a hint, `poll` loads the word again. Nowhere, the word is never 0.
+        self.publisher_gone || self.log.load(self.place.next_at) != 0
+    }
+
+    /// Messages lost so far.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// The publisher's process is dead: once what it committed is drained, `poll` says `Ended`.
+    pub fn publisher_gone(&mut self) {
+        self.publisher_gone = true;
+    }
+
+    /// The log's words.
+    pub fn words(&self) -> &W {
+        &self.log
+    }
+
+    /// Where the message that was polled last lies.
+    pub fn last(&self) -> Payload {
+        self.last
+    }
+
+    /// Keeps the block in which the last polled message lies, for as long as a clone of the pin lives.
+    ///
+    /// # Errors
+    ///
+    /// When this link holds samples in too many blocks already.
+    pub fn pin(&mut self) -> Result<Arc<Pin<W>>, TooManyHeld> {
+        if let Some(pin) = &self.pin {
+            return Ok(Arc::clone(pin));
+        }
+        let pin = self.held.pin(self.place.generation)?;
+        self.pin = Some(Arc::clone(&pin));
+        Ok(pin)
+    }
+
+    /// No message is there now; after the publisher's death, none will be.
+    fn nothing(&mut self) -> Result<Option<Frame>, CursorFault> {
+        if self.publisher_gone { self.end(CursorFault::Ended { missed: 0 }) } else { Ok(None) }
+    }
+
+    fn end(&mut self, fault: CursorFault) -> Result<Option<Frame>, CursorFault> {
+        self.over = Some(match fault {
+            // Said once, counted once.
+            CursorFault::Ended { .. } => CursorFault::Ended { missed: 0 },
+            other => other,
+        });
+        self.leave();
+        Err(fault)
+    }
+
+    fn corrupt(&mut self, at: usize, what: &'static str) -> Result<Option<Frame>, CursorFault> {
+        self.end(CursorFault::Corrupt { at, what })
+    }
+
+    /// Asks for nothing any more, besides what pins hold.
+    fn leave(&mut self) {
+        self.pin = None;
+        self.last = Payload::default();
+        self.place = Place::NOWHERE;
+        self.line.set(FROM, 0);
+        self.line.set(AT, 0);
+        self.left_block();
+    }
+
+    /// A block was left: wakes the producer if it waits for that.
+    fn left_block(&self) {
+        // PAIRS waiting-before-lines: keeps the stores to the line before the load of `waiting`; the producer's side is
+        // Producer::arm_room.
+        self.line.fence(Fact::LineBeforeWaiting);
+        if self.log.load(layout::WAITING_AT) != 0 {
+            self.bell.ring();
+        }
+    }
+
+    /// Enters the block that a closing frame named. False when it is gone.
+    fn go_to(&mut self, index: usize, generation: u64) -> bool {
+        if index >= self.layout.blocks || !self.enter(index, generation) {
+            return false;
+        }
+        if self.reliable {
+            self.line.set(FROM, generation);
+        }
+        self.left_block();
+        true
+    }
+
+    /// The consumer's half of the handshake: `at` first, then a fence, then the floor. The block that was read so far is
+    /// released by the same store.
+    fn enter(&mut self, index: usize, generation: u64) -> bool {
+        self.pin = None;
+        self.last = Payload::default();
+        self.line.set(AT, generation);
+        // PAIRS floor-before-lines: keeps the line's store before the load of the floor; the producer's side is
+        // Producer::reclaim.
+        self.line.fence(Fact::LineBeforeFloor);
+        let row = self.layout.row_at(index);
+        // Relaxed: ordered by the fence.
+        let floor = self.log.load(layout::FLOOR_AT);
+        // PAIRS block-opened: Acquire here, Release in Producer::move_to.
+        if floor > generation || self.log.load_acquire(row, Fact::BlockOpened) != generation {
+            return false;
+        }
+        // Relaxed: published by the generation, and kept by `at` from here on.
+        let run = (self.log.load(row + 16) as usize).clamp(1, self.layout.blocks - index);
+        let next_at = self.layout.block_at(index);
+        self.place = Place { generation, next_at, end_at: next_at + run * self.layout.block_len };
+        true
+    }
+
+    /// The newest block: its index and generation.
+    fn newest(&self) -> Option<(usize, u64)> {
+        // PAIRS current-moved: Acquire here, Release in Producer::move_to.
+        let generation = self.log.load_acquire(layout::CURRENT_AT, Fact::CurrentMoved);
+        // Relaxed: a hint, checked against the table when the block is entered.
+        let hint = self.log.load(layout::CURRENT_INDEX_AT) as usize;
+        if hint < self.layout.blocks && self.log.load(self.layout.row_at(hint)) == generation {
+            return Some((hint, generation));
+        }
+        self.rows().find(|&(_, row_generation, _)| row_generation == generation).map(|(index, ..)| (index, generation))
+    }
+
+    /// Index, generation and first sequence of every block that was ever in use.
+    fn rows(&self) -> impl Iterator<Item = (usize, u64, u64)> {
+        let touched = (self.log.load(layout::TOUCHED_AT) as usize).min(self.layout.blocks);
+        (0..touched).map(|index| {
+            let row = self.layout.row_at(index);
+            // Relaxed: only to choose by; the generation is checked again when the block is entered.
+            (index, self.log.load(row), self.log.load(row + 8))
+        })
+    }
+
+    /// The newest block that begins at or before `sequence`, or the oldest that is not gone.
+    fn block_holding(&self, sequence: u64) -> Option<(usize, u64)> {
+        let floor = self.log.load(layout::FLOOR_AT);
+        let (mut holding, mut oldest) = (None, None);
+        for (index, generation, first) in
+            self.rows().filter(|&(_, generation, _)| generation >= floor && generation != 0)
+        {
+            if first <= sequence && holding.is_none_or(|(_, best)| generation > best) {
+                holding = Some((index, generation));
+            }
+            if oldest.is_none_or(|(_, best)| generation < best) {
+                oldest = Some((index, generation));
+            }
+        }
+        holding.or(oldest)
+    }
+
+    /// First sequence of the block that the cursor stands at the beginning of.
+    fn first_sequence(&self) -> u64 {
+        let index = (self.place.next_at - self.layout.blocks_at) / self.layout.block_len;
+        self.log.load(self.layout.row_at(index) + 8)
+    }
+
+    /// Begins to read, unless it did: in the newest block, behind its last message, less `history`. True when it is in a
+    /// block now.
+    fn join(&mut self) -> bool {
+        let Some(history) = self.joining else { return false };
+        if !self.enter_newest() {
+            return false;
+        }
+        self.joining = None;
+        let begin = self.place;
+        let first = self.first_sequence();
+        self.expected = first;
+        let mut behind_last = first;
+        while let Some((next_at, sequence)) = self.step() {
+            self.place.next_at = next_at;
+            behind_last = sequence.saturating_add(1);
+        }
+        let wanted = behind_last.saturating_sub(history);
+        self.expected = wanted;
+        self.wanted = wanted;
+        if wanted < behind_last {
+            self.place = begin;
+            if wanted < first {
+                if let Some((index, generation)) =
+                    self.block_holding(wanted).filter(|&(_, found)| found < begin.generation)
+                {
+                    if self.reliable {
+                        self.line.set(FROM, generation);
+                    }
+                    if !self.enter(index, generation) {
+                        // Gone meanwhile: begin with the oldest that is not. `from` is below it, so nothing is lost.
+                        self.place = Place::NOWHERE;
+                        self.resync();
+                    }
+                }
+                // What is no longer held is not missed: it was never promised.
+                self.expected = self.expected.max(self.first_sequence());
+            }
+        }
+        self.left_block();
+        self.place.generation != 0
+    }
+
+    /// The next message's end and sequence, without taking it.
+    fn step(&self) -> Option<(usize, u64)> {
+        let at = self.place.next_at;
+        // PAIRS frame-committed: Acquire here, Release in Producer::commit.
+        let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
+        let next_at = at + word.frame_len();
+        (word.kind() == KIND_DATA && next_at + HEADER_LEN <= self.place.end_at)
+            .then(|| (next_at, self.log.load(at + 8)))
+    }
+
+    /// Enters the newest block, with `from` as well as `at` before the fence: what follows it is kept for a reliable cursor.
+    fn enter_newest(&mut self) -> bool {
+        for _ in 0..TRIES * 10 {
+            let Some((index, generation)) = self.newest() else { continue };
+            if self.reliable {
+                self.line.set(FROM, generation);
+            }
+            if self.enter(index, generation) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// After the wanted block was gone: goes to the oldest within `depth`, or to the newest. False when even that failed, or
+    /// the log closed meanwhile; the next poll tries again.
+    fn resync(&mut self) -> bool {
+        if self.joining.is_some() {
+            return false;
+        }
+        if self.reliable && self.place.generation != 0 {
+            // Only a demoted link loses its block.
+            self.evicted = true;
+            self.reliable = false;
+        }
+        self.place = Place::NOWHERE;
+        // A floor that was put back may let blocks in that were read already.
+        self.wanted = self.wanted.max(self.expected);
+        for _ in 0..TRIES {
+            let Some((current, newest)) = self.newest() else { continue };
+            let last = self.log.load(self.layout.row_at(current) + 8);
+            let wanted = last.saturating_sub(self.depth);
+            let Some((index, generation)) = self.block_holding(wanted).filter(|&(_, found)| found <= newest) else {
+                continue;
+            };
+            if self.enter(index, generation) {
+                self.wanted = self.wanted.max(wanted);
+                self.left_block();
+                return true;
+            }
+        }
+        let entered = self.enter_newest();
+        self.left_block();
+        entered
+    }
+}
+
+impl<W: Words> Drop for Cursor<W> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

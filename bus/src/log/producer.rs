@@ -1,0 +1,374 @@
+//! The producing end of a log.
+//!
+//! # Why no reader ever meets bytes of another message
+//!
+//! 1. *A frame appears whole.* Its payload, the zero behind it and its sequence are stored before its commit word
+//!    (Release); a consumer reads them after it loaded the commit word (Acquire). What stood behind the frame before was
+//!    overwritten by that zero, so no stale word is ever taken for a header.
+//! 2. *A block is reused only when nobody is in it.* The producer stores `floor`, fences, then reads every line. A consumer
+//!    stores `at`, fences, then reads `floor`. One of the two sees the other: either the producer sees `at` and keeps the
+//!    block, or the consumer sees that the block lies below the floor and does not read it. (The hazard-pointer handshake:
+//!    Michael, "Hazard Pointers: Safe Memory Reclamation for Lock-Free Objects", 2004; once a block instead of once a read.)
+//! 3. *A floor once acted upon stays.* A reliable `from` below the stored floor puts it back, but never below
+//!    `freed_below`: blocks under that may already carry other messages.
+//! 4. *A consumer leaves with Release*, the producer reads the lines with Acquire: reads of the old payload do not sink
+//!    below the store that gives the block away.
+//! 5. *A new block is ready before anyone is sent to it*: its first word is zero and its generation stands in the table
+//!    before the closing frame that names it is committed.
+//!
+//! # If the producer dies
+//!
+//! Between any two stores: the frame has no commit word, so nobody sees it; a new block without a closing frame naming it
+//! is in nobody's way. Consumers drain what was committed and hear of the death from the kernel.
+
+use std::sync::Arc;
+
+use crate::atomics::{Fact, Words};
+use crate::protocol::{LinkId, LogShape};
+
+use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, frame_len};
+use super::layout::{self, Layout};
+use super::links::{Link, Links};
+use super::pool::{Block, Pool};
+
+/// What a log keeps beyond what its reliable subscribers still need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// messages kept for lossy subscribers that fall behind, while there are any
+    pub depth: u64,
+    /// messages kept for subscribers that join late
+    pub history: u64,
+    /// bytes of blocks that `Reach::Prompt` may occupy before the producer rather waits for its reliable readers
+    pub prompt: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { depth: 64, history: 0, prompt: 4 * u64::from(layout::DEFAULT_BLOCK_LEN) }
+    }
+}
+
+/// How far the log may grow for one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only within what the cache holds, while reliable readers are behind.
+    Prompt,
+    /// To the limit of the pool.
+    Limit,
+}
+
+/// Why there is no room for a message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The reliable reader that is furthest behind holds more than [`Reach::Prompt`] allows: wait for it, or ask again with
+    /// [`Reach::Limit`].
+    Behind(LinkId),
+    /// The pool's limit is reached; the reader, if any, that holds it up.
+    Full(Option<LinkId>),
+    /// It never fits: the longest payload this log can take.
+    TooLong {
+        /// bytes
+        limit: u64,
+    },
+}
+
+/// One producer of one log. See the module.
+pub struct Producer<W: Words> {
+    words: W,
+    layout: Layout,
+    /// offset of the next frame's header; a multiple of 16; next_at <= end_at
+    next_at: usize,
+    /// offset of the current block's last 16 bytes, kept for its closing frame
+    end_at: usize,
+    /// of the next message
+    sequence: u64,
+    current: Block,
+    /// as stored in the header; pool.freed_below() <= floor <= current.generation
+    floor: u64,
+    pool: Pool,
+    retention: Retention,
+    links: Arc<Links<W>>,
+    /// The list of links as of `known_version`.
+    known: Vec<Arc<Link<W>>>,
+    known_version: u64,
+    /// scratch of `reclaim`
+    pins: Vec<u64>,
+}
+
+impl<W: Words> Producer<W> {
+    /// Makes a log out of `words`: fresh, zeroed memory of at least [`segment_len`](super::segment_len) bytes that only this
+    /// producer can write. `shape` must have passed [`check`](super::check).
+    pub fn create(words: W, shape: LogShape, epoch: u64, retention: Retention, links: Arc<Links<W>>) -> Producer<W> {
+        Producer::with_layout(words, Layout::new(shape), epoch, retention, links)
+    }
+
+    fn with_layout(words: W, layout: Layout, epoch: u64, retention: Retention, links: Arc<Links<W>>) -> Producer<W> {
+        // Relaxed: nobody is given the log before its magic word is stored, with Release, below.
+        words.store(layout::EPOCH_AT, epoch);
+        words.store(layout::BLOCK_LEN_AT, layout.block_len as u64);
+        words.store(layout::BLOCKS_AT, layout.blocks as u64);
+        let mut pool = Pool::new(layout.blocks as u32);
+        let index = pool.take(1).expect("a checked shape has blocks");
+        let current = Block { generation: 1, index, run: 1, first_sequence: 0 };
+        pool.push(current);
+        let row = layout.row_at(index as usize);
+        words.store(row + 16, 1);
+        words.store(row, current.generation);
+        words.store(layout::CURRENT_AT, current.generation);
+        words.store(layout::FLOOR_AT, 1);
+        words.store(layout::TOUCHED_AT, 1);
+        // PAIRS segment-ready: Release here, Acquire in Cursor::open.
+        words.store_release(layout::MAGIC_AT, layout::MAGIC, Fact::SegmentReady);
+        let next_at = layout.block_at(index as usize);
+        let end_at = next_at + layout.block_len - HEADER_LEN;
+        let known_version = links.version();
+        let known = links.copy();
+        Producer {
+            words,
+            layout,
+            next_at,
+            end_at,
+            sequence: 0,
+            current,
+            floor: 1,
+            pool,
+            retention,
+            links,
+            known,
+            known_version,
+            pins: Vec::new(),
+        }
+    }
+
+    /// The log's words.
+    pub fn words(&self) -> &W {
+        &self.words
+    }
+
+    /// Of the next message.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Where the next payload goes, and how many bytes of it the current block can take.
+    #[inline]
+    pub fn room(&self) -> (usize, usize) {
+        (self.next_at + HEADER_LEN, (self.end_at - self.next_at).saturating_sub(HEADER_LEN))
+    }
+
+    /// Makes room for a payload of `len` bytes; returns its offset. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// Says who is in the way; nothing is lost, the call may be repeated.
+    #[inline]
+    pub fn open(&mut self, len: usize, reach: Reach) -> Result<usize, NoRoom> {
+        // `len` first: a length near usize::MAX must not wrap.
+        if len > self.end_at - self.next_at || frame_len(len) > self.end_at - self.next_at {
+            self.next_block(len, reach)?;
+        }
+        Ok(self.next_at + HEADER_LEN)
+    }
+
+    /// Commits the payload that was written at the offset that `open` (or `room`) gave; returns its sequence.
+    ///
+    /// # Panics
+    ///
+    /// When `len` is more than there was room for.
+    #[inline]
+    pub fn commit(&mut self, len: usize) -> u64 {
+        let at = self.next_at;
+        let next = at + frame_len(len);
+        assert!(next <= self.end_at, "committed more than was opened");
+        // Relaxed, both: published by the commit word. Nobody reads behind `at` before.
+        self.words.store(next, 0);
+        self.words.store(at + 8, self.sequence);
+        // PAIRS frame-committed: Release here, Acquire in Cursor::poll.
+        self.words.store_release(at, CommitWord::new(KIND_DATA, len as u32).0, Fact::FrameCommitted);
+        self.next_at = next;
+        let sequence = self.sequence;
+        self.sequence += 1;
+        sequence
+    }
+
+    /// Ends the log: subscribers drain it and learn the last sequence.
+    pub fn finish(&mut self) {
+        let at = self.next_at;
+        // The 16 bytes kept for a closing frame take the end frame instead.
+        self.words.store(at + 8, self.sequence);
+        // PAIRS frame-committed: Release here, Acquire in Cursor::poll.
+        self.words.store_release(at, CommitWord::new(KIND_END, 0).0, Fact::FrameCommitted);
+        // Relaxed: for tools; readers learn it from the end frame.
+        self.words.store(layout::CLOSED_AT, self.sequence + 1);
+    }
+
+    /// Says that the producer is about to wait for room: consumers that leave a block ring its bell from now on. Look for room
+    /// once more afterwards.
+    pub fn arm_room(&mut self) {
+        // Relaxed: ordered by the fence.
+        self.words.store(layout::WAITING_AT, 1);
+        // PAIRS waiting-before-lines: keeps this store before the loads of lines in `reclaim`; the consumer's side is
+        // Cursor::left_block.
+        self.words.fence(Fact::WaitingBeforeLines);
+    }
+
+    /// The wait is over.
+    pub fn disarm_room(&mut self) {
+        // Relaxed: late, it costs one spare ring.
+        self.words.store(layout::WAITING_AT, 0);
+    }
+
+    /// Whether the list of links changed since it was last looked up.
+    #[inline]
+    pub(crate) fn links_changed(&self) -> bool {
+        self.links.version() != self.known_version
+    }
+
+    /// The list of links, looked up again if it changed. True when it did.
+    #[inline]
+    pub(crate) fn refresh_links(&mut self) -> bool {
+        let version = self.links.version();
+        if version == self.known_version {
+            return false;
+        }
+        self.known = self.links.copy();
+        self.known_version = version;
+        true
+    }
+
+    /// The links as last looked up.
+    pub(crate) fn known(&self) -> &[Arc<Link<W>>] {
+        &self.known
+    }
+
+    /// The shared list.
+    pub fn links(&self) -> &Arc<Links<W>> {
+        &self.links
+    }
+
+    /// Blocks that were ever in use.
+    pub fn touched_blocks(&self) -> u32 {
+        self.pool.touched()
+    }
+
+    /// Bytes of the longest payload this log can take.
+    pub fn longest_payload(&self) -> u64 {
+        // Wherever the block being left stands, one side of it has that many adjacent blocks.
+        let run = (self.layout.blocks - 1) / 2 * self.layout.block_len;
+        (run - 2 * HEADER_LEN).min(layout::MAX_PAYLOAD as usize) as u64
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn next_block(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
+        let limit = self.longest_payload();
+        if len as u64 > limit {
+            return Err(NoRoom::TooLong { limit });
+        }
+        let run = (frame_len(len) + HEADER_LEN).div_ceil(self.layout.block_len) as u32;
+        let slowest = self.reclaim();
+        if let (Reach::Prompt, Some(slowest)) = (reach, slowest) {
+            let prompt = (self.retention.prompt / self.layout.block_len as u64).max(3 * u64::from(run)).max(3);
+            if u64::from(self.pool.occupied() + run) > prompt {
+                return Err(NoRoom::Behind(slowest));
+            }
+        }
+        match self.pool.take(run) {
+            Some(index) => self.move_to(index, run),
+            None => {
+                // Readers rest in the current block until they are sent on. If that is a long run, and room for another is
+                // needed, send them to a single block, or they would hold the run for ever.
+                if self.current.run > 1 {
+                    if let Some(index) = self.pool.take(1) {
+                        self.move_to(index, 1);
+                    }
+                }
+                return Err(NoRoom::Full(slowest.or_else(|| self.any_pinner())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the current block and goes on in the free run at `index`.
+    fn move_to(&mut self, index: u32, run: u32) {
+        let next = Block { generation: self.current.generation + 1, index, run, first_sequence: self.sequence };
+        let begin = self.layout.block_at(index as usize);
+        let row = self.layout.row_at(index as usize);
+        // Relaxed: published by the generation. The run's other rows must not name older generations.
+        self.words.store(begin, 0);
+        for other in index + 1..index + run {
+            self.words.store(self.layout.row_at(other as usize), 0);
+        }
+        self.words.store(row + 8, next.first_sequence);
+        self.words.store(row + 16, u64::from(run));
+        // PAIRS block-opened: Release here, Acquire in Cursor::enter.
+        self.words.store_release(row, next.generation, Fact::BlockOpened);
+        self.words.store(layout::TOUCHED_AT, u64::from(self.pool.touched()));
+        // The closing frame, last of the block: whoever reads it finds the next block ready.
+        let at = self.next_at;
+        self.words.store(at + 8, next.generation);
+        // PAIRS frame-committed: Release here, Acquire in Cursor::poll.
+        self.words.store_release(at, CommitWord::new(KIND_CLOSING, index).0, Fact::FrameCommitted);
+        // Relaxed: a hint, checked against the table.
+        self.words.store(layout::CURRENT_INDEX_AT, u64::from(index));
+        // PAIRS current-moved: Release here, Acquire in Cursor::newest.
+        self.words.store_release(layout::CURRENT_AT, next.generation, Fact::CurrentMoved);
+        self.pool.push(next);
+        self.current = next;
+        self.next_at = begin;
+        self.end_at = begin + run as usize * self.layout.block_len - HEADER_LEN;
+    }
+
+    /// Frees what nobody needs any more; returns the reliable link that holds back the floor, if one does.
+    fn reclaim(&mut self) -> Option<LinkId> {
+        self.refresh_links();
+        let (target, _) = self.lowest_needed();
+        if target == self.floor && !self.pool.has_pinned() {
+            return self.lowest_needed().1;
+        }
+        // Relaxed: ordered by the fence.
+        self.words.store(layout::FLOOR_AT, target);
+        // PAIRS floor-before-lines: keeps the floor's store before the loads of the list and of every line; the consumer's
+        // side is Cursor::enter.
+        self.words.fence(Fact::FloorBeforeLines);
+        self.refresh_links();
+        let (needed, slowest) = self.lowest_needed();
+        let floor = needed.min(target).max(self.pool.freed_below());
+        if floor != target {
+            // Relaxed: it only ever gives back what `target` took; a reader that saw `target` meanwhile goes to a newer block.
+            self.words.store(layout::FLOOR_AT, floor);
+        }
+        self.floor = floor;
+        self.pins.clear();
+        for link in &self.known {
+            link.view().collect_pins(floor, &mut self.pins);
+        }
+        self.pool.reclaim(floor, &self.pins);
+        slowest
+    }
+
+    /// The generation from which on everything is needed, and the reliable link that needs it, if it is not the window.
+    fn lowest_needed(&self) -> (u64, Option<LinkId>) {
+        let lossy = self.known.iter().any(|link| !link.reliable);
+        let kept = self.retention.history.max(if lossy { self.retention.depth } else { 0 });
+        // Also with nothing to keep, the block being left stays: its readers learn there where to go.
+        let mut lowest = self.pool.generation_holding(self.sequence.saturating_sub(kept)).min(self.current.generation);
+        let mut slowest = None;
+        for link in self.known.iter().filter(|link| link.reliable) {
+            if let Some(from) = link.view().from().filter(|&from| from < lowest) {
+                lowest = from;
+                slowest = Some(link.id);
+            }
+        }
+        (lowest.max(self.pool.freed_below()), slowest)
+    }
+
+    /// Some link that pins blocks below the floor.
+    fn any_pinner(&self) -> Option<LinkId> {
+        let mut pins = Vec::new();
+        self.known.iter().find_map(|link| {
+            link.view().collect_pins(self.floor, &mut pins);
+            (!pins.is_empty()).then_some(link.id)
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! The publisher's end of its links: the log, the list of links, the wake-up.
+//!
+//! No sockets, no threads: a client's publisher and a bridge use the same type.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::log::{self, NoRoom, Producer, Reach, Retention};
+use crate::memory::{Mapping, SharedWords};
+use crate::message::{Message, Room, Scratch, WriteError};
+use crate::protocol::LogShape;
+use crate::sys;
+use crate::wake::{self, Alarm, QUIET_COMMITS};
+
+/// The list of links of a publication.
+pub type Links = log::Links<SharedWords>;
+/// A link, as the publisher needs it.
+pub type OutletLink = log::Link<SharedWords>;
+
+/// Why a message was not published. Nothing was lost or sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OutletError {
+    /// There is no room now.
+    #[error("no room for the message now: {0:?}")]
+    NoRoom(NoRoom),
+    /// The message cannot be serialised.
+    #[error("the message cannot be serialised: {0}")]
+    Unserializable(String),
+}
+
+/// See the module.
+pub struct Outlet {
+    producer: Producer<SharedWords>,
+    alarm: Alarm<SharedWords>,
+    scratch: Scratch,
+    /// bytes of the last payload that did not fit where it was tried first
+    expected_len: usize,
+}
+
+impl Outlet {
+    /// Makes a log of that shape, which must have passed [`log::check`], in `segment`: fresh memory that only this process
+    /// can write.
+    pub fn create(segment: Mapping, shape: LogShape, epoch: u64, retention: Retention) -> Outlet {
+        let words = SharedWords::mapped(segment);
+        // What the first messages touch.
+        let first = log::segment_len(shape) - u64::from(shape.block_len) * u64::from(shape.blocks);
+        words.prefault(0..4096);
+        words.prefault(first as usize..first as usize + 4 * shape.block_len as usize);
+        let links = Arc::new(Links::new(SharedWords::heap(64)));
+        let producer = Producer::create(words, shape, epoch, retention, links);
+        let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
+        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0 }
+    }
+
+    /// The list of links, for the thread that speaks to the dispatcher.
+    pub fn links(&self) -> &Arc<Links> {
+        self.producer.links()
+    }
+
+    /// Sequence of the next message.
+    pub fn next_sequence(&self) -> u64 {
+        self.producer.next_sequence()
+    }
+
+    /// bytes of the longest payload
+    pub fn longest_payload(&self) -> u64 {
+        self.producer.longest_payload()
+    }
+
+    /// Blocks of the log that were ever in use.
+    pub fn touched_blocks(&self) -> u32 {
+        self.producer.touched_blocks()
+    }
+
+    /// Serialises `message` straight into the open frame, trims it to what it took, commits it and wakes who sleeps. Returns
+    /// its sequence. Never waits; no allocation in steady state, no system call unless somebody sleeps.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room within `reach`, or the message cannot be serialised.
+    #[inline]
+    pub fn try_publish<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+        let (_, room) = self.producer.room();
+        if self.expected_len <= room {
+            let mut open = Room::from_slice(self.producer.open_room());
+            if let Ok(len) = message.write(&mut open, &mut self.scratch) {
+                return Ok(self.commit(len));
+            }
+        }
+        self.publish_elsewhere(message, reach)
+    }
+
+    /// The current block is too short for the message.
+    #[cold]
+    #[inline(never)]
+    fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+        let mut len = self.expected_len;
+        loop {
+            self.producer.open(len, reach).map_err(OutletError::NoRoom)?;
+            let (_, room) = self.producer.room();
+            let mut open = Room::from_slice(self.producer.open_room());
+            match message.write(&mut open, &mut self.scratch) {
+                Ok(written) => {
+                    // Long messages of one topic are of about one length: the next one is not tried in vain.
+                    self.expected_len = if len > 0 { written } else { 0 };
+                    return Ok(self.commit(written));
+                }
+                Err(WriteError::Overflow { needed }) if needed > room => len = needed,
+                Err(WriteError::Overflow { needed }) => {
+                    return Err(OutletError::Unserializable(format!(
+                        "its serialisation asks for more than the {needed} bytes that it counted"
+                    )));
+                }
+                Err(other) => return Err(OutletError::Unserializable(other.to_string())),
+            }
+        }
+    }
+
+    /// Opens a frame for a payload of up to `len` bytes, to be written in place. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room within `reach`.
+    #[inline]
+    pub fn try_open(&mut self, len: usize, reach: Reach) -> Result<OpenFrame<'_>, NoRoom> {
+        self.producer.open(len, reach)?;
+        Ok(OpenFrame { outlet: self, len })
+    }
+
+    #[inline]
+    fn commit(&mut self, len: usize) -> u64 {
+        let sequence = self.producer.commit(len);
+        self.alarm.after_commit(&mut self.producer);
+        sequence
+    }
+
+    /// The publisher is about to wait for room: its bell rings from now on whenever a reader leaves a block. Try once more,
+    /// then sleep.
+    pub fn arm_room(&mut self) {
+        self.producer.arm_room();
+    }
+
+    /// The wait is over.
+    pub fn disarm_room(&mut self) {
+        self.producer.disarm_room();
+    }
+
+    /// Ends the log and wakes every subscriber: they drain it and learn its last sequence. Nothing may be published afterwards.
+    pub fn finish(mut self) {
+        self.producer.finish();
+        self.producer.refresh_links();
+        wake::wake_all(self.producer.known());
+    }
+}
+
+/// Room for one payload at the end of the log. Dropped without `commit`, nothing was sent and nothing is lost.
+pub struct OpenFrame<'a> {
+    outlet: &'a mut Outlet,
+    /// bytes; as asked for
+    len: usize,
+}
+
+impl OpenFrame<'_> {
+    /// The payload's bytes, 16-byte aligned. They hold whatever stood there before: parts of older messages of this
+    /// publication, perhaps.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.outlet.producer.open_bytes(self.len)
+    }
+
+    /// Commits the first `len` bytes as the message, wakes who sleeps, and returns the message's sequence.
+    ///
+    /// # Panics
+    ///
+    /// When `len` is more than was opened.
+    #[inline]
+    pub fn commit(self, len: usize) -> u64 {
+        assert!(len <= self.len, "committed {len} bytes of {}", self.len);
+        self.outlet.commit(len)
+    }
+}
