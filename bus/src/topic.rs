@@ -30,7 +30,7 @@ pub const MAX_LEN: usize = 1024;
 ///
 /// let error = "robot//pose".parse::<Topic>().unwrap_err();
 /// assert_eq!(error.at(), 6);
-/// assert_eq!(error.to_string(), "`robot//pose` is not a topic: at byte 6, a level is empty");
+/// assert_eq!(error.to_string(), "`robot//pose` is not a topic: at byte 6, a level or name is empty");
 /// # Ok::<(), nodeset_bus::topic::AddressError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,9 +134,10 @@ impl Address {
             check_name(host).map_err(|(at, reason)| fault(host_at + at, reason))?;
         }
         let topic_at = first.len() + 1;
-        let Some(topic) = text.get(topic_at..) else {
+        let topic = text.get(topic_at..).unwrap_or("");
+        if topic.is_empty() {
             return Err(fault(text.len(), Reason::NoTopic));
-        };
+        }
         let topic = Topic::new(topic).map_err(|error| fault(topic_at + error.at, error.reason))?;
         let node = if node == "*" { Name::Any } else { Name::Only(node.into()) };
         let host = match host {
@@ -256,6 +257,9 @@ impl From<Topic> for Pattern {
 ///
 /// Where the first fault is, and what it is.
 pub fn check_node_name(name: &str) -> Result<(), AddressError> {
+    if name.is_empty() {
+        return Err(AddressError::new(name, Expected::Name, 0, Reason::Empty));
+    }
     check_name(name).map_err(|(at, reason)| AddressError::new(name, Expected::Name, at, reason))
 }
 
@@ -318,7 +322,7 @@ pub enum Reason {
     #[error("it is empty")]
     Empty,
     /// Nothing stands between two `/`, before the first or after the last, or a name has no bytes.
-    #[error("a level is empty")]
+    #[error("a level or name is empty")]
     EmptyLevel,
     /// More than [`MAX_LEN`] bytes.
     #[error("it is longer than {MAX_LEN} bytes")]
@@ -333,7 +337,7 @@ pub enum Reason {
     #[error("`*` and `**` stand for whole levels, not for parts of one")]
     PartOfLevel,
     /// Node and host are there, but no topic.
-    #[error("a `/` and the topic are missing after the host")]
+    #[error("a `/` and the topic must follow the host")]
     NoTopic,
 }
 
@@ -436,6 +440,138 @@ impl fmt::Display for Host {
             Self::Any => f.write_str("*"),
             Self::Local => f.write_str("local"),
             Self::Only(name) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn level() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-c]{1,2}",
+            "[^/@*\\s\\p{Cc}]{1,8}".prop_filter("white space of every kind is forbidden", |text| {
+                !text.contains(|c: char| c.is_whitespace() || c.is_control())
+            }),
+            Just("x".repeat(MAX_LEVEL_LEN)),
+        ]
+    }
+
+    fn levels() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec(level(), 1..=3)
+    }
+
+    fn refused<T: FromStr<Err = AddressError>>(text: &str) -> (usize, Reason) {
+        let error = text.parse::<T>().map(|_| ()).unwrap_err();
+        assert_eq!(error.text(), text);
+        (error.at(), error.reason())
+    }
+
+    #[test]
+    fn faults_are_found_where_they_are() {
+        assert_eq!(refused::<Topic>(""), (0, Reason::Empty));
+        assert_eq!(refused::<Topic>("/a"), (0, Reason::EmptyLevel));
+        assert_eq!(refused::<Topic>("a/"), (2, Reason::EmptyLevel));
+        assert_eq!(refused::<Topic>("a//b"), (2, Reason::EmptyLevel));
+        assert_eq!(refused::<Topic>("a/b c"), (3, Reason::Forbidden(' ')));
+        assert_eq!(refused::<Topic>("gr\u{f6}\u{df}e/\u{2003}"), (8, Reason::Forbidden('\u{2003}')));
+        assert_eq!(refused::<Topic>("a/*"), (2, Reason::Forbidden('*')));
+        assert_eq!(refused::<Topic>("n@h/a"), (1, Reason::Forbidden('@')));
+        assert_eq!(refused::<Topic>(&"x".repeat(256)), (255, Reason::LevelTooLong));
+        assert_eq!(refused::<Topic>(&"x/".repeat(600)), (1024, Reason::TooLong));
+        assert_eq!(refused::<Pattern>("a/b*"), (3, Reason::PartOfLevel));
+        assert_eq!(refused::<Pattern>("a/***"), (2, Reason::PartOfLevel));
+        assert_eq!(refused::<Pattern>("*//a"), (2, Reason::EmptyLevel));
+        assert_eq!(refused::<Address>("n@h"), (3, Reason::NoTopic));
+        assert_eq!(refused::<Address>("n@h/"), (4, Reason::NoTopic));
+        assert_eq!(refused::<Address>("@h/a"), (0, Reason::EmptyLevel));
+        assert_eq!(refused::<Address>("n@/a"), (2, Reason::EmptyLevel));
+        assert_eq!(refused::<Address>("n@h@i/a"), (3, Reason::Forbidden('@')));
+        assert_eq!(refused::<Address>("n@h/a@b"), (5, Reason::Forbidden('@')));
+        assert_eq!(refused::<Address>("a/n@h"), (3, Reason::Forbidden('@')));
+        assert_eq!(refused::<Address>("n*@h/a"), (1, Reason::Forbidden('*')));
+        assert_eq!(refused::<Address>("a/*"), (2, Reason::Forbidden('*')));
+    }
+
+    #[test]
+    fn errors_are_one_line_of_bearable_length() {
+        let error = Topic::new(&"a\nb".repeat(200)).unwrap_err().to_string();
+        assert!(error.starts_with("`a\\nba\\nb"), "{error}");
+        assert!(error.ends_with("` is not a topic: at byte 1, '\\n' is not allowed"), "{error}");
+        assert!(error.len() < 400, "{error}");
+        assert_eq!(
+            check_node_name("a/b").unwrap_err().to_string(),
+            "`a/b` is not a name: at byte 1, '/' is not allowed"
+        );
+        assert_eq!(check_node_name("").unwrap_err().to_string(), "`` is not a name: at byte 0, it is empty");
+        assert!(check_node_name("camera-2").is_ok());
+    }
+
+    #[test]
+    fn targets_are_told_apart() {
+        let target = |text: &str| Address::new(text).unwrap().target().cloned();
+        assert_eq!(target("a/b"), None);
+        assert_eq!(target("*@*/a"), Some(Target { node: Name::Any, host: Host::Any }));
+        assert_eq!(target("n@local/a"), Some(Target { node: Name::Only("n".into()), host: Host::Local }));
+        assert_eq!(target("*@h/a"), Some(Target { node: Name::Any, host: Host::Only("h".into()) }));
+        assert_eq!(Address::from(Topic::new("a/b").unwrap()), Address::new("a/b").unwrap());
+    }
+
+    /// As the definition says, by recursion.
+    fn matches_by_definition(pattern: &[&str], topic: &[&str]) -> bool {
+        match (pattern, topic) {
+            ([], []) => true,
+            (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| matches_by_definition(rest, &topic[taken..])),
+            (["*", rest @ ..], [_, topic @ ..]) => matches_by_definition(rest, topic),
+            ([wanted, rest @ ..], [found, topic @ ..]) => wanted == found && matches_by_definition(rest, topic),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_valid_is_taken_and_shown_unchanged(node in level(), host in level(), levels in levels()) {
+            let text = levels.join("/");
+            let topic = Topic::new(&text).unwrap();
+            prop_assert_eq!(topic.to_string(), &text[..]);
+            prop_assert_eq!(topic.levels().collect::<Vec<_>>(), levels);
+            let address = Address::new(&format!("{node}@{host}/{text}"));
+            if node.len() + host.len() + text.len() + 2 <= MAX_LEN {
+                let address = address.unwrap();
+                prop_assert_eq!(address.topic(), &topic);
+                prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
+            } else {
+                prop_assert_eq!(address.unwrap_err().reason(), Reason::TooLong);
+            }
+            prop_assert_eq!(Pattern::new(&text).unwrap().as_topic(), Some(topic));
+        }
+
+        #[test]
+        fn no_text_is_a_topic_unless_the_grammar_says_so(text in "[ab/@* \\PC]{0,12}") {
+            let valid = !text.is_empty() && text.split('/').all(|level| {
+                !level.is_empty() && !level.contains(|c: char| "@*".contains(c) || c.is_whitespace() || c.is_control())
+            });
+            match Topic::new(&text) {
+                Ok(topic) => prop_assert!(valid, "{topic}"),
+                Err(error) => {
+                    prop_assert!(!valid, "{error}");
+                    prop_assert!(text.is_char_boundary(error.at()), "{error}");
+                }
+            }
+            let _ = Address::new(&text).map_err(|error| assert!(text.is_char_boundary(error.at())));
+            let _ = Pattern::new(&text).map_err(|error| assert!(text.is_char_boundary(error.at())));
+        }
+
+        #[test]
+        fn patterns_match_as_defined(
+            pattern in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("*"), Just("**")], 1..7),
+            topic in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("c")], 1..8),
+        ) {
+            let matches = Pattern::new(&pattern.join("/")).unwrap().matches(&Topic::new(&topic.join("/")).unwrap());
+            prop_assert_eq!(matches, matches_by_definition(&pattern, &topic));
         }
     }
 }

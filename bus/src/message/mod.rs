@@ -61,6 +61,8 @@ mod archived;
 mod describe;
 mod room;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use nodeset_derive::Message;
 
@@ -102,7 +104,7 @@ pub mod private {
 /// Structs of all three kinds and enums work, also with type and const parameters (each type parameter must be
 /// [`Describe`]). Lifetimes do not: a message owns what it says. A field whose type is not described is an error:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// use nodeset_bus::message::Message;
 /// use rkyv::{Archive, Deserialize, Serialize, rend::u16_le};
 ///
@@ -111,6 +113,20 @@ pub mod private {
 /// struct Reading {
 ///     value: u16_le, // add #[message(opaque = "u16_le/1")]
 /// }
+/// ```
+///
+/// So is an archived type that is aligned to more than a frame's payload, where it is used:
+///
+/// ```compile_fail,E0080
+/// use nodeset_bus::message::{Message, Room, Scratch};
+/// use rkyv::{Archive, Deserialize, Serialize};
+///
+/// #[derive(Archive, Serialize, Deserialize, Message)]
+/// #[rkyv(attr(repr(align(32))))]
+/// #[message(crate = "nodeset_bus")]
+/// struct Line(u8);
+///
+/// let _ = Line(0).write(&mut Room::from_slice(&mut []), &mut Scratch::new());
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message",

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use rkyv::rancor::{Source, Trace};
+use rkyv::rancor::Source;
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::sharing::{Share, SharingState};
 use rkyv::ser::{Allocator, Positional, Sharing, Writer};
@@ -118,28 +118,47 @@ pub struct RoomWriter<'a> {
     capacity: usize,
     /// bytes; 0 <= len <= MAX_TYPED_LEN, more than `capacity` once something did not fit
     len: usize,
+    /// The message would be longer than [`MAX_TYPED_LEN`].
+    too_long: bool,
     _room: PhantomData<&'a mut [MaybeUninit<u8>]>,
+}
+
+/// Where the root of a message goes.
+pub(super) enum Reserved {
+    /// At this position and address; all zero.
+    At(usize, NonNull<u8>),
+    /// There is no room; it was counted.
+    NoRoom,
+    /// The message is longer than [`MAX_TYPED_LEN`].
+    TooLong,
 }
 
 impl<'a> RoomWriter<'a> {
     #[inline]
     pub(super) fn new(room: &'a mut Room<'_>) -> Self {
-        Self { start: NonNull::from(&mut *room.bytes).cast(), capacity: room.bytes.len(), len: 0, _room: PhantomData }
+        Self {
+            start: NonNull::from(&mut *room.bytes).cast(),
+            capacity: room.bytes.len(),
+            len: 0,
+            too_long: false,
+            _room: PhantomData,
+        }
     }
 
-    /// Appends zeros up to a multiple of `align`, then reserves `size` bytes, all zero, and returns where they are:
-    /// their position and address. `None` when there is no room; they are counted all the same.
+    /// Appends zeros up to a multiple of `align` (a power of two, at most [`MAX_ALIGN`]), then `size` of them.
     #[inline]
-    pub(super) fn reserve_zeroed(&mut self, size: usize, align: usize) -> Result<Option<(usize, NonNull<u8>)>, Fault> {
+    pub(super) fn reserve_zeroed(&mut self, size: usize, align: usize) -> Reserved {
         const ZEROS: [u8; MAX_ALIGN] = [0; MAX_ALIGN];
         let padding = self.len.wrapping_neg() & (align - 1);
-        if padding > 0 {
-            Writer::<Fault>::write(self, &ZEROS[..padding])?;
+        if padding > 0 && !self.append(&ZEROS[..padding]) {
+            return Reserved::TooLong;
         }
         let position = self.len;
-        self.advance(size)?;
+        if !self.advance(size) {
+            return Reserved::TooLong;
+        }
         if self.len > self.capacity {
-            return Ok(None);
+            return Reserved::NoRoom;
         }
         // SAFETY:
         // - `position` is at most `capacity`, up to which `start` is valid: compared above
@@ -148,7 +167,7 @@ impl<'a> RoomWriter<'a> {
         // - valid for writes of `size` bytes: `position + size` is `len`, at most `capacity`
         // - a byte needs no alignment
         unsafe { at.write_bytes(0, size) };
-        Ok(Some((position, at)))
+        Reserved::At(position, at)
     }
 
     /// How long the message is so far.
@@ -157,29 +176,19 @@ impl<'a> RoomWriter<'a> {
         self.len
     }
 
+    /// Whether writing failed because the message is longer than [`MAX_TYPED_LEN`].
     #[inline]
-    fn advance(&mut self, by: usize) -> Result<(), Fault> {
-        // Beyond this, rkyv's relative pointers could not be represented and it would panic.
-        if by > MAX_TYPED_LEN - self.len {
-            return Err(Fault::TooLong);
-        }
-        self.len += by;
-        Ok(())
+    pub(super) fn is_too_long(&self) -> bool {
+        self.too_long
     }
-}
 
-impl Positional for RoomWriter<'_> {
+    /// Writes, or only counts where there is no room; says whether the message may still be that long.
     #[inline]
-    fn pos(&self) -> usize {
-        self.len
-    }
-}
-
-impl Writer<Fault> for RoomWriter<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    fn append(&mut self, bytes: &[u8]) -> bool {
         let position = self.len;
-        self.advance(bytes.len())?;
+        if !self.advance(bytes.len()) {
+            return false;
+        }
         if self.len <= self.capacity {
             // SAFETY:
             // - `position` is at most `capacity`, up to which `start` is valid: compared above
@@ -190,9 +199,38 @@ impl Writer<Fault> for RoomWriter<'_> {
             // - they do not overlap: the room is borrowed exclusively
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
         }
-        Ok(())
+        true
+    }
+
+    /// Beyond [`MAX_TYPED_LEN`], rkyv's relative pointers could not be represented and it would panic.
+    #[inline]
+    fn advance(&mut self, by: usize) -> bool {
+        self.too_long = by > MAX_TYPED_LEN - self.len;
+        if !self.too_long {
+            self.len += by;
+        }
+        !self.too_long
     }
 }
+
+impl Positional for RoomWriter<'_> {
+    #[inline]
+    fn pos(&self) -> usize {
+        self.len
+    }
+}
+
+impl<E: Source> Writer<E> for RoomWriter<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
+        if self.append(bytes) { Ok(()) } else { Err(E::new(TooLong)) }
+    }
+}
+
+/// Ends a serialisation; [`RoomWriter::is_too_long`] tells it from the type's own errors.
+#[derive(Debug, thiserror::Error)]
+#[error("the message is longer than a typed message may be")]
+struct TooLong;
 
 /// The arena of a [`Scratch`], acquired when the first byte of it is asked for: most messages never do.
 pub enum LazyArena<'a> {
@@ -211,9 +249,9 @@ impl fmt::Debug for LazyArena<'_> {
 // SAFETY:
 // - allocations are disjoint and live until popped: they are the handle's own, which promises that; the handle lives as
 //   long as this allocator once it is acquired
-unsafe impl Allocator<Fault> for LazyArena<'_> {
+unsafe impl<E> Allocator<E> for LazyArena<'_> {
     #[inline]
-    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Fault> {
+    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, E> {
         if let Self::Unused(arena) = self {
             let arena = arena.take().expect("an arena is taken out only to be acquired");
             *self = Self::Acquired(arena.acquire());
@@ -227,7 +265,7 @@ unsafe impl Allocator<Fault> for LazyArena<'_> {
     }
 
     #[inline]
-    unsafe fn pop_alloc(&mut self, ptr: NonNull<u8>, layout: Layout) -> Result<(), Fault> {
+    unsafe fn pop_alloc(&mut self, ptr: NonNull<u8>, layout: Layout) -> Result<(), E> {
         match self {
             // SAFETY:
             // - the caller keeps to the contract of `pop_alloc`, which is handed on as it is
@@ -249,52 +287,15 @@ impl fmt::Debug for LazyShare<'_> {
     }
 }
 
-impl Sharing<Fault> for LazyShare<'_> {
+impl<E: Source> Sharing<E> for LazyShare<'_> {
     #[inline]
     fn start_sharing(&mut self, address: usize) -> SharingState {
         *self.shared = true;
-        Sharing::<Fault>::start_sharing(self.share, address)
+        Sharing::<E>::start_sharing(self.share, address)
     }
 
     #[inline]
-    fn finish_sharing(&mut self, address: usize, pos: usize) -> Result<(), Fault> {
+    fn finish_sharing(&mut self, address: usize, pos: usize) -> Result<(), E> {
         self.share.finish_sharing(address, pos)
-    }
-}
-
-/// What can go wrong while rkyv writes; becomes a [`WriteError`].
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// More than [`MAX_TYPED_LEN`].
-    #[error("too long")]
-    TooLong,
-    /// The type's own serialisation failed.
-    #[error("{0}")]
-    Failed(Box<str>),
-}
-
-impl Trace for Fault {
-    fn trace<R: fmt::Debug + fmt::Display + Send + Sync + 'static>(self, trace: R) -> Self {
-        match self {
-            Self::TooLong => Self::TooLong,
-            Self::Failed(text) => Self::Failed(format!("{text}; {trace}").into()),
-        }
-    }
-}
-
-impl Source for Fault {
-    #[cold]
-    fn new<T: std::error::Error + Send + Sync + 'static>(source: T) -> Self {
-        Self::Failed(source.to_string().into())
-    }
-}
-
-impl From<Fault> for WriteError {
-    #[cold]
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::TooLong => Self::TooLong { limit: MAX_TYPED_LEN },
-            Fault::Failed(text) => Self::Unserializable(text),
-        }
     }
 }

@@ -202,8 +202,8 @@ impl Schema {
 
     /// What differs first, seen from `self`: ``field `pose.depth`: u32 here, u64 there``; `None` when they match.
     ///
-    /// Safe to ask about a schema that another process sent, checked or not: takes time in proportion to the product of
-    /// both lengths at most, and never panics.
+    /// Safe to ask about a schema that another process sent, checked or not: it takes bounded time and stack, and never
+    /// panics. When the first difference lies beyond these bounds, the text names the two hashes.
     pub fn difference(&self, theirs: &Self) -> Option<String> {
         if self.matches(theirs) {
             return None;
@@ -215,7 +215,7 @@ impl Schema {
                 None => text,
             },
             None => format!(
-                "message type `{}`: hash {:016x} here, {:016x} there, though no field differs",
+                "message type `{}`: hash {:016x} here, {:016x} there, and no field found that differs",
                 self.name(),
                 self.hash,
                 theirs.hash
@@ -270,6 +270,16 @@ impl Schema {
             return Err(SchemaError::Damaged("its hash is not that of its types"));
         }
         Ok(())
+    }
+
+    /// As an enemy would change it; the hash is made anew before it is handed over.
+    #[cfg(test)]
+    pub(super) fn forge(&self, change: impl FnOnce(&mut Vec<Type>, &mut u64)) -> Self {
+        let mut forged = self.clone();
+        let mut hash_change = 0;
+        change(&mut forged.types, &mut hash_change);
+        forged.hash = hash(&forged.types) ^ hash_change;
+        forged
     }
 
     fn name_of(&self, index: u32) -> &str {
@@ -393,8 +403,12 @@ impl Comparison<'_> {
     /// levels; the walk goes no deeper, so that a schema made by an enemy cannot exhaust the stack.
     const MAX_LEVELS: u32 = 128;
 
+    /// pairs of types; nor does it take longer. Honest schemas have about as many pairs as types.
+    const MAX_PAIRS: usize = 10_000;
+
     fn compare(&mut self, ours: u32, theirs: u32, path: &str, level: u32) -> Option<String> {
-        if level > Self::MAX_LEVELS || !self.seen.insert((ours, theirs)) {
+        let give_up = level > Self::MAX_LEVELS || self.seen.len() >= Self::MAX_PAIRS;
+        if give_up || !self.seen.insert((ours, theirs)) {
             return None;
         }
         let (Some(a), Some(b)) = (self.ours.types.get(ours as usize), self.theirs.types.get(theirs as usize)) else {
