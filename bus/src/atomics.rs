@@ -33,10 +33,6 @@ pub enum Fact {
     CommitBeforeWanted,
     /// `wake_wanted` before the last look at the log (sleeper): a full fence or a `membarrier`.
     WantedBeforeLook,
-    /// `asleep`, by `wake_wanted`: Release in the sleeper, Acquire in the producer that takes the wish.
-    WakeWanted,
-    /// What was committed without a fence, by the log's fencing mode: Release in the producer, Acquire in the sleeper.
-    FencingMode,
     /// The producer's switch to unfenced commits is visible before the first of them: a full fence.
     ModeBeforeCommit,
     /// A segment's header, by its version word: Release where it is made, Acquire where it is opened.
@@ -62,8 +58,8 @@ pub trait Words: Clone + Send + Sync + 'static {
     fn store(&self, at: usize, value: u64);
     /// Release: publishes `fact`.
     fn store_release(&self, at: usize, value: u64, fact: Fact);
-    /// Acquire: learns `fact`.
-    fn swap_acquire(&self, at: usize, value: u64, fact: Fact) -> u64;
+    /// Relaxed: orders nothing; whoever calls says why that is enough.
+    fn swap(&self, at: usize, value: u64) -> u64;
     /// Adds, with Release: publishes `fact`.
     fn add_release(&self, at: usize, value: u64, fact: Fact);
     /// Sequentially consistent fence.

@@ -12,6 +12,9 @@ use crate::wake::Wish;
 
 pub use crate::log::{CursorFault as InletFault, Frame, Kept, TooManyHeld};
 
+/// How often an inlet tries to enter the log before it leaves it to its first polls.
+const TRIES: usize = 1000;
+
 /// What an inlet is made of.
 pub struct InletSpec {
     /// Which link.
@@ -61,7 +64,7 @@ impl Inlet {
             return Err(LayoutError::Len { what: "log", found: spec.log.len() as u64, needed });
         }
         let words = SharedWords::mapped(spec.log);
-        let cursor = Cursor::open(CursorSpec {
+        let mut cursor = Cursor::open(CursorSpec {
             log: words.clone(),
             shape: spec.shape,
             page: spec.page,
@@ -73,6 +76,13 @@ impl Inlet {
             bell: spec.bell,
             on_released: spec.on_released,
         })?;
+        // Only a publisher that crosses a border in the very moment makes it fail, so a few tries do.
+        for _ in 0..TRIES {
+            if cursor.is_in() || cursor.join() {
+                break;
+            }
+            std::thread::yield_now();
+        }
         Ok(Inlet { id: spec.id, cursor, wish: Wish::new(words, spec.signal, spec.slot) })
     }
 

@@ -135,7 +135,7 @@ impl<W: Words> NodePage<W> {
 
     /// Says whether this node wants its bell rung.
     pub fn set_asleep(&self, asleep: bool) {
-        // Relaxed: `wake_wanted`, stored after it with Release, publishes it; clearing it late costs one spare ring.
+        // Relaxed: make_visible fences behind it; clearing it late costs one spare ring.
         self.words.store(ASLEEP_AT, u64::from(asleep));
     }
 
@@ -188,7 +188,7 @@ impl<W: Words> PeerPage<W> {
 
     /// Whether the node wants its bell rung.
     pub fn is_asleep(&self) -> bool {
-        // Relaxed: the producer took `wake_wanted` with Acquire and fenced before it looks here.
+        // Relaxed: the producer took `wake_wanted` and fenced before it looks here.
         self.words.load(ASLEEP_AT) != 0
     }
 
@@ -216,10 +216,10 @@ impl<W: Words> SignalPage<W> {
         self.words.is_same(&other.words)
     }
 
-    /// Wishes to be woken by that publication. Release: `asleep` was stored before.
+    /// Wishes to be woken by that publication.
     pub(crate) fn want(&self, slot: u32) {
-        // PAIRS wake-wanted: Release here, Acquire in take.
-        self.words.store_release(slot_at(slot), 1, Fact::WakeWanted);
+        // Relaxed: make_visible fences behind it, before the sleeper's last look.
+        self.words.store(slot_at(slot), 1);
     }
 
     /// Whether somebody wishes to be woken: the one load that every commit makes.
@@ -231,7 +231,7 @@ impl<W: Words> SignalPage<W> {
 
     /// Takes the wish.
     pub(crate) fn take(&self, slot: u32) {
-        // PAIRS wake-wanted: Acquire here, Release in want.
-        self.words.swap_acquire(slot_at(slot), 0, Fact::WakeWanted);
+        // Relaxed: the producer fences behind it, before it looks who sleeps.
+        self.words.swap(slot_at(slot), 0);
     }
 }

@@ -5,7 +5,7 @@
 //! A subscriber that goes to sleep: `asleep` = 1 in its node page; `wake_wanted` = 1 in the signal page of each publication
 //! it reads ([`wish`]); [`make_visible`]; looks once more at its logs; sleeps on its bells.
 //!
-//! A publisher, after each commit: a light fence; loads `wake_wanted`; if it is set, takes it (swap to 0, Acquire), fences,
+//! A publisher, after each commit: a light fence; loads `wake_wanted`; if it is set, takes it (swap to 0), fences,
 //! reads `asleep` of each linked node and rings the bells of those who sleep ([`Alarm::after_commit`]).
 //!
 //! # Why no wake is lost
@@ -19,8 +19,9 @@
 //!    (<https://man7.org/linux/man-pages/man2/membarrier.2.html>). It costs the sleeper some microseconds.
 //! 2. *Fenced mode.* The publisher has the full fence, and the sleeper needs none but its own. A publisher whose last
 //!    commits woke somebody is in this mode: it pays for system calls anyway, and sleepers are spared the `membarrier`.
-//! 3. *To fenced:* the mode is stored with Release after the last unfenced commit; a sleeper that loads `fenced` (Acquire)
-//!    sees every commit made without a fence.
+//! 3. *To fenced:* between the last unfenced commit and the store of the mode stands the full fence of the wake that caused
+//!    it. A sleeper whose own fence comes later sees those commits; one whose fence came earlier is found asleep by the
+//!    scan behind that fence.
 //! 4. *To unfenced:* the mode is stored, then a full fence, then the first unfenced commit. A sleeper that still loads
 //!    `fenced` made its fence before that one, so the publisher's later loads see its wish.
 //!
@@ -41,6 +42,8 @@ const FENCED: u64 = 1;
 pub struct Alarm<W> {
     /// The words to look at after each commit: one a signal page, so one a user among the subscribers.
     wanted: Vec<(SignalPage<W>, u32)>,
+    /// Version of the list of links that `wanted` was made from. The producer looks the list up at other times, too.
+    version: u64,
     fenced: bool,
     /// Commits without a wish after which fences are given up; `None` where sleepers cannot make up for that.
     quiet_limit: Option<u32>,
@@ -54,7 +57,7 @@ impl<W: Words> Alarm<W> {
     pub fn new(producer: &Producer<W>, quiet_limit: Option<u32>) -> Alarm<W> {
         // Relaxed: nobody reads the log before its subscribers are linked, which happens by messages.
         producer.words().store(FENCING_AT, FENCED);
-        let mut alarm = Alarm { wanted: Vec::new(), fenced: true, quiet_limit, quiet: 0 };
+        let mut alarm = Alarm { wanted: Vec::new(), version: 0, fenced: true, quiet_limit, quiet: 0 };
         alarm.relist(producer);
         alarm
     }
@@ -68,7 +71,7 @@ impl<W: Words> Alarm<W> {
             // PAIRS commit-before-wanted: keeps the commit word before the load of `wake_wanted`, with the sleeper's membarrier
             // in make_visible.
             producer.words().light_fence(Fact::CommitBeforeWanted);
-            if producer.links_changed() || self.is_wanted() {
+            if producer.links().version() != self.version || self.is_wanted() {
                 self.wake(producer);
             }
         }
@@ -84,7 +87,7 @@ impl<W: Words> Alarm<W> {
         // PAIRS commit-before-wanted: keeps the commit word before the load of `wake_wanted`; the sleeper's side is
         // make_visible.
         producer.words().fence(Fact::CommitBeforeWanted);
-        if producer.links_changed() || self.is_wanted() {
+        if producer.links().version() != self.version || self.is_wanted() {
             self.wake(producer);
         } else if let Some(limit) = self.quiet_limit {
             self.quiet += 1;
@@ -101,7 +104,8 @@ impl<W: Words> Alarm<W> {
     #[cold]
     #[inline(never)]
     fn wake(&mut self, producer: &mut Producer<W>) {
-        if producer.refresh_links() {
+        producer.refresh_links();
+        if producer.known_version() != self.version {
             self.relist(producer);
         }
         let mut woken = false;
@@ -122,14 +126,15 @@ impl<W: Words> Alarm<W> {
         self.quiet = 0;
         if !self.fenced {
             self.fenced = true;
-            // PAIRS fencing-mode: Release here, Acquire in make_visible.
-            producer.words().store_release(FENCING_AT, FENCED, Fact::FencingMode);
+            // Relaxed: case 3.
+            producer.words().store(FENCING_AT, FENCED);
         }
     }
 
     /// Collects the words to look at, one a signal page.
     fn relist(&mut self, producer: &Producer<W>) {
         self.wanted.clear();
+        self.version = producer.known_version();
         for link in producer.known() {
             if !self.wanted.iter().any(|(signal, _)| signal.is_same(&link.signal)) {
                 self.wanted.push((link.signal.clone(), link.slot));
@@ -177,10 +182,8 @@ pub fn wish<'a, W: Words>(page: &NodePage<W>, wishes: impl IntoIterator<Item = &
 pub fn make_visible<'a, W: Words>(page: &NodePage<W>, wishes: impl IntoIterator<Item = &'a Wish<W>>) -> bool {
     // PAIRS commit-before-wanted, mode-before-commit: keeps the wishes before the loads of the mode and of the logs.
     page.words().fence(Fact::WantedBeforeLook);
-    // PAIRS fencing-mode: Acquire here, Release in Alarm::wake.
-    let all_fenced = wishes
-        .into_iter()
-        .fold(true, |all, wish| wish.log.load_acquire(FENCING_AT, Fact::FencingMode) == FENCED && all);
+    // Relaxed: cases 3 and 4.
+    let all_fenced = wishes.into_iter().fold(true, |all, wish| wish.log.load(FENCING_AT) == FENCED && all);
     // PAIRS commit-before-wanted: the light fence in Alarm::after_commit.
     all_fenced || page.words().heavy_fence(Fact::WantedBeforeLook)
 }

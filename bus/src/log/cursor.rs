@@ -326,6 +326,11 @@ impl<W: Words> Cursor<W> {
         &self.log
     }
 
+    /// Whether the cursor is in the log; until then each poll tries again to enter it.
+    pub fn is_in(&self) -> bool {
+        self.joining.is_none()
+    }
+
     /// Where the message that was polled last lies.
     pub fn last(&self) -> Payload {
         self.last
@@ -466,7 +471,7 @@ impl<W: Words> Cursor<W> {
 
     /// Begins to read, unless it did: in the newest block, behind its last message, less `history`. True when it is in a
     /// block now.
-    fn join(&mut self) -> bool {
+    pub(crate) fn join(&mut self) -> bool {
         let Some(history) = self.joining else { return false };
         if !self.enter_newest() {
             return false;
@@ -518,7 +523,7 @@ impl<W: Words> Cursor<W> {
 
     /// Enters the newest block, with `from` as well as `at` before the fence: what follows it is kept for a reliable cursor.
     fn enter_newest(&mut self) -> bool {
-        for _ in 0..TRIES * 10 {
+        for _ in 0..TRIES {
             let Some((index, generation)) = self.newest() else { continue };
             if self.reliable {
                 self.line.set(FROM, generation);

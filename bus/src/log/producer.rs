@@ -218,22 +218,18 @@ impl<W: Words> Producer<W> {
         self.words.store(layout::WAITING_AT, 0);
     }
 
-    /// Whether the list of links changed since it was last looked up.
-    #[inline]
-    pub(crate) fn links_changed(&self) -> bool {
-        self.links.version() != self.known_version
+    /// The version of the list of links as last looked up.
+    pub(crate) fn known_version(&self) -> u64 {
+        self.known_version
     }
 
-    /// The list of links, looked up again if it changed. True when it did.
-    #[inline]
-    pub(crate) fn refresh_links(&mut self) -> bool {
+    /// Looks the list of links up again if it changed.
+    pub(crate) fn refresh_links(&mut self) {
         let version = self.links.version();
-        if version == self.known_version {
-            return false;
+        if version != self.known_version {
+            self.known = self.links.copy();
+            self.known_version = version;
         }
-        self.known = self.links.copy();
-        self.known_version = version;
-        true
     }
 
     /// The links as last looked up.

@@ -173,14 +173,13 @@ impl Words for SharedWords {
 
     #[inline(always)]
     fn store_release(&self, at: usize, value: u64, _fact: Fact) {
-        // PAIRS words: Release here, Acquire in load_acquire and swap_acquire; the fact is named by the caller.
+        // PAIRS words: Release here, Acquire in load_acquire; the fact is named by the caller.
         self.word(at, self.writable).store(value, Ordering::Release);
     }
 
     #[inline(always)]
-    fn swap_acquire(&self, at: usize, value: u64, _fact: Fact) -> u64 {
-        // PAIRS words: Acquire here, Release in store_release; the fact is named by the caller.
-        self.word(at, self.writable).swap(value, Ordering::Acquire)
+    fn swap(&self, at: usize, value: u64) -> u64 {
+        self.word(at, self.writable).swap(value, Ordering::Relaxed)
     }
 
     #[inline(always)]

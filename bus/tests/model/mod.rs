@@ -1,0 +1,225 @@
+//! What the loom models share: words whose every access loom explores, and a runner that counts executions.
+#![allow(dead_code, reason = "each model uses a part")]
+
+use std::sync::Arc as StdArc;
+use std::sync::atomic::{AtomicU64 as StdU64, AtomicUsize, Ordering as StdOrdering};
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use nodeset_bus::atomics::{Fact, Words};
+use nodeset_bus::log::{Link, Ring};
+use nodeset_bus::page::{NodePage, PeerPage, SignalPage};
+use nodeset_bus::protocol::{LinkId, LogShape, PublicationId, SubscriptionId};
+
+/// A block of the models holds one message of 16 bytes and the closing frame: every publish crosses a border.
+pub(crate) const BLOCK_LEN: usize = 64;
+/// First block, for up to 3 blocks (see `Layout::new`).
+const BLOCKS_AT: usize = 8192;
+
+/// What a light fence is in a model.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Light {
+    /// A full one: the other side's `membarrier` makes it so.
+    Full,
+    /// None at all, and the other side has no `membarrier`.
+    Nothing,
+}
+
+struct Inner {
+    /// Explored by loom; `None` for words that this model leaves alone.
+    live: Vec<Option<AtomicU64>>,
+    /// The others: written before the threads start, or by one thread only.
+    quiet: Vec<StdU64>,
+    payloads: Vec<UnsafeCell<u64>>,
+    broken: Option<Fact>,
+    light: Light,
+}
+
+// SAFETY: the payload cells are loom's, which checks every access to them.
+unsafe impl Send for Inner {}
+// SAFETY: as for Send.
+unsafe impl Sync for Inner {}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct LoomWords(StdArc<Inner>);
+
+impl LoomWords {
+    pub(crate) fn new(len: usize, live: &[usize], broken: Option<Fact>, light: Light) -> LoomWords {
+        let mut words: Vec<Option<AtomicU64>> = (0..len / 8).map(|_| None).collect();
+        for &at in live {
+            words[at / 8] = Some(AtomicU64::new(0));
+        }
+        LoomWords(StdArc::new(Inner {
+            live: words,
+            quiet: (0..len / 8).map(|_| StdU64::new(0)).collect(),
+            payloads: (0..4).map(|_| UnsafeCell::new(0)).collect(),
+            broken,
+            light,
+        }))
+    }
+
+    /// A log of `blocks` blocks. Explored: floor, current, waiting, fencing, the generations and all commit words.
+    pub(crate) fn log(blocks: u32, broken: Option<Fact>, light: Light) -> LoomWords {
+        let mut live = vec![0x40, 0x50, 0x80, 0xc0];
+        for block in 0..blocks as usize {
+            live.push(4096 + 32 * block);
+            live.extend([0, 16, 32, 48].map(|at| BLOCKS_AT + BLOCK_LEN * block + at));
+        }
+        LoomWords::new(BLOCKS_AT + blocks as usize * BLOCK_LEN, &live, broken, light)
+    }
+
+    /// A node page. Explored: `asleep`, and of line 0 `from`, `at` and the last `held` word (the first to be used).
+    pub(crate) fn page(broken: Option<Fact>, light: Light) -> LoomWords {
+        LoomWords::new(4096 + 64, &[0x40, 4096, 4096 + 8, 4096 + 40], broken, light)
+    }
+
+    /// A signal page with one word.
+    pub(crate) fn signal(broken: Option<Fact>, light: Light) -> LoomWords {
+        LoomWords::new(4096 + 64, &[4096], broken, light)
+    }
+
+    /// One word of a process.
+    pub(crate) fn private(broken: Option<Fact>) -> LoomWords {
+        LoomWords::new(8, &[0], broken, Light::Full)
+    }
+
+    /// Writes a payload, unsynchronised: loom fails if anyone may read it at the same time.
+    pub(crate) fn write_payload(&self, at: usize, value: u64) {
+        // SAFETY: loom checks that the access is exclusive.
+        self.0.payloads[(at - BLOCKS_AT) / BLOCK_LEN].with_mut(|cell| unsafe { *cell = value });
+    }
+
+    /// Reads a payload, unsynchronised: loom fails if anyone may write it at the same time.
+    pub(crate) fn read_payload(&self, at: usize) -> u64 {
+        // SAFETY: loom checks that nobody writes.
+        self.0.payloads[(at - BLOCKS_AT) / BLOCK_LEN].with(|cell| unsafe { *cell })
+    }
+
+    fn ordering(&self, fact: Fact, ordering: Ordering) -> Ordering {
+        if self.0.broken == Some(fact) { Ordering::Relaxed } else { ordering }
+    }
+
+    fn live(&self, at: usize) -> Result<&AtomicU64, &StdU64> {
+        self.0.live[at / 8].as_ref().ok_or(&self.0.quiet[at / 8])
+    }
+}
+
+impl Words for LoomWords {
+    fn is_same(&self, other: &Self) -> bool {
+        StdArc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        match self.live(at) {
+            Ok(word) => word.load(Ordering::Relaxed),
+            Err(quiet) => quiet.load(StdOrdering::SeqCst),
+        }
+    }
+
+    fn load_acquire(&self, at: usize, fact: Fact) -> u64 {
+        match self.live(at) {
+            Ok(word) => word.load(self.ordering(fact, Ordering::Acquire)),
+            Err(quiet) => quiet.load(StdOrdering::SeqCst),
+        }
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        match self.live(at) {
+            Ok(word) => word.store(value, Ordering::Relaxed),
+            Err(quiet) => quiet.store(value, StdOrdering::SeqCst),
+        }
+    }
+
+    fn store_release(&self, at: usize, value: u64, fact: Fact) {
+        match self.live(at) {
+            Ok(word) => word.store(value, self.ordering(fact, Ordering::Release)),
+            Err(quiet) => quiet.store(value, StdOrdering::SeqCst),
+        }
+    }
+
+    fn swap(&self, at: usize, value: u64) -> u64 {
+        match self.live(at) {
+            Ok(word) => word.swap(value, Ordering::Relaxed),
+            Err(quiet) => quiet.swap(value, StdOrdering::SeqCst),
+        }
+    }
+
+    fn add_release(&self, at: usize, value: u64, fact: Fact) {
+        match self.live(at) {
+            Ok(word) => word.fetch_add(value, self.ordering(fact, Ordering::Release)),
+            Err(quiet) => quiet.fetch_add(value, StdOrdering::SeqCst),
+        };
+    }
+
+    fn fence(&self, fact: Fact) {
+        if self.0.broken != Some(fact) {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn light_fence(&self, fact: Fact) {
+        if self.0.light == Light::Full {
+            self.fence(fact);
+        }
+    }
+
+    fn heavy_fence(&self, fact: Fact) -> bool {
+        if self.0.light == Light::Full {
+            self.fence(fact);
+        }
+        self.0.light == Light::Full
+    }
+}
+
+/// A bell for models in which nobody sleeps.
+pub(crate) struct Silent;
+
+impl Ring for Silent {
+    fn ring(&self) {}
+}
+
+pub(crate) const SHAPE_3: LogShape = LogShape { block_len: BLOCK_LEN as u32, blocks: 3 };
+
+/// A link whose line is line 0 of `page`.
+pub(crate) fn link(
+    number: u64,
+    page: &LoomWords,
+    signal: &LoomWords,
+    reliable: bool,
+    bell: StdArc<dyn Ring>,
+) -> Link<LoomWords> {
+    let id = LinkId { publication: PublicationId(1), epoch: 1, subscription: SubscriptionId(number) };
+    Link {
+        id,
+        page: PeerPage::open(page.clone()).expect("a node page"),
+        line: 0,
+        tag: number as u16,
+        reliable,
+        bell,
+        signal: SignalPage::open(signal.clone()),
+        slot: 0,
+    }
+}
+
+/// A node page, made before its peers look at it.
+pub(crate) fn node_page(words: &LoomWords) -> StdArc<NodePage<LoomWords>> {
+    StdArc::new(NodePage::create(words.clone()))
+}
+
+/// Explores `model` with at most that many preemptions, prints how many executions that took, and fails if there was no
+/// choice to explore.
+pub(crate) fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let executions = StdArc::new(AtomicUsize::new(0));
+    let counted = StdArc::clone(&executions);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        counted.fetch_add(1, StdOrdering::Relaxed);
+        model();
+    });
+    let executions = executions.load(StdOrdering::Relaxed);
+    println!("model {name}: {executions} executions");
+    assert!(executions > 1, "model {name} explored nothing");
+}
