@@ -1,18 +1,19 @@
 //! Who is at the other end of a socket, as the kernel knows it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// From `asm-generic/socket.h`, Linux 6.5.
-const SO_PEERPIDFD: libc::c_int = 77;
+/// From `asm-generic/socket.h` and `arch/sparc/include/uapi/asm/socket.h`, Linux 6.5.
+const SO_PEERPIDFD: libc::c_int = if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x56 } else { 77 };
 
-/// What `SO_PEERCRED` says (`unix(7)`): the peer when it connected.
+/// What `SO_PEERCRED` says (`unix(7)`): the peer when it connected, or, for the side that connected, the one that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// Its process, for people only.
+    /// Its process, for people only; 0 when it lives in a container whose processes this one does not see.
     pub pid: u32,
     /// Its user.
     pub uid: u32,
@@ -24,36 +25,58 @@ pub struct PeerCredentials {
 ///
 /// # Errors
 ///
-/// When it is no Unix socket.
+/// When it is no Unix socket, or not connected.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(PeerCredentials {
-        pid: credentials.pid.as_raw_nonzero().get().cast_unsigned(),
-        uid: credentials.uid.as_raw(),
-        gid: credentials.gid.as_raw(),
-    })
+    // Not by rustix: its type has no room for the process number 0.
+    // SAFETY: `ucred` is three integers, and any bytes are such.
+    let credentials = unsafe { socket_option::<libc::ucred>(socket, libc::SO_PEERCRED) }?;
+    let pid = u32::try_from(credentials.pid).unwrap_or(0);
+    // What the kernel says of a socket without a peer.
+    if pid == 0 && credentials.uid == u32::MAX {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    Ok(PeerCredentials { pid, uid: credentials.uid, gid: credentials.gid })
 }
 
 /// A pidfd of the process that connected. Unlike a pid number it never comes to mean another process.
 ///
 /// # Errors
 ///
-/// When the kernel has neither `SO_PEERPIDFD` nor `pidfd_open`, or the process is gone already.
+/// When the process is gone already, or the kernel has no `SO_PEERPIDFD` (Linux 6.5) and the process lives in a container
+/// whose processes this one does not see.
 pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut fd: RawFd = -1;
-    let mut len = size_of::<RawFd>() as libc::socklen_t;
-    let value: *mut RawFd = &mut fd;
-    // SAFETY: `value` points to `len` writable bytes, and `len` says so.
-    let outcome =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value.cast(), &mut len) };
-    if outcome == 0 && fd >= 0 {
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: the option's value is an integer, and any bytes are one.
+    match unsafe { socket_option::<RawFd>(socket, SO_PEERPIDFD) } {
+        // SAFETY: the kernel has just made this descriptor for us (closed on exec); nobody else owns it.
+        Ok(fd) if fd >= 0 => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
+        Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => return Err(error),
+        Err(_) => {}
     }
     // Before Linux 6.5: by number. Between connect and now the number may have passed to another process; the session's
     // life-line pipe then hangs up at once.
-    let pid = rustix::net::sockopt::socket_peercred(socket)?.pid;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+    pidfd_of(peer_credentials(socket)?.pid)
+}
+
+/// The value of a socket's option.
+///
+/// # Safety
+///
+/// Any bytes are a `T`, and it has no padding.
+unsafe fn socket_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).expect("options are small");
+    // SAFETY: `value` points to `len` writable bytes, and `len` says so.
+    let outcome =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.as_mut_ptr().cast(), &mut len) };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if len as usize != size_of::<T>() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's answer has another size"));
+    }
+    // SAFETY: zeroed, then written by the kernel; any bytes are valid, the caller's contract.
+    Ok(unsafe { value.assume_init() })
 }
 
 /// A pidfd of this process.
@@ -65,10 +88,11 @@ pub fn own_pidfd() -> io::Result<OwnedFd> {
     Ok(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)
 }
 
-/// Whether the process is dead; one that nobody has waited for yet (a zombie) is dead.
+/// Whether the process is dead; one that nobody has waited for yet (a zombie) is dead. One system call, never blocks.
 pub fn pidfd_dead(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Interrupted or without memory the kernel has not said so, and whoever may live is treated as living.
     matches!(poll(&mut fds, Some(&now)), Ok(ready) if ready > 0)
 }
 
@@ -105,10 +129,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_connected_has_no_peer() {
+        let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None);
+        let socket = socket.unwrap();
+        assert!(peer_credentials(socket.as_fd()).is_err());
+        assert!(peer_pidfd(socket.as_fd()).is_err());
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(peer_credentials(pipe.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+        assert!(pidfd_of(0).is_err());
+        assert!(pidfd_of(u32::MAX).is_err());
+    }
+
+    #[test]
     fn the_kernel_says_who_connected() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let credentials = peer_credentials(ours.as_fd()).unwrap();
         assert_eq!(credentials.pid, std::process::id());
+        assert_eq!(credentials.uid, rustix::process::getuid().as_raw());
+        assert_eq!(credentials.gid, rustix::process::getgid().as_raw());
         assert!(!pidfd_dead(peer_pidfd(theirs.as_fd()).unwrap().as_fd()));
         assert!(!pidfd_dead(own_pidfd().unwrap().as_fd()));
     }
