@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use rkyv::util::AlignedVec;
+
 use crate::log::{self, Cursor, CursorSpec, Ring};
 use crate::memory::{Mapping, SharedWords};
 use crate::page::{LayoutError, NodePage, SignalPage};
@@ -111,7 +113,7 @@ impl Inlet {
     }
 
     /// Copies the message that was polled last: right also while a hostile publisher writes to it.
-    pub fn copy_payload(&self, into: &mut impl Extend<u8>) {
+    pub fn copy_payload(&self, into: &mut AlignedVec) {
         self.cursor.copy_payload(into);
     }
 
@@ -120,7 +122,7 @@ impl Inlet {
     /// # Errors
     ///
     /// When this link holds samples in too many blocks.
-    pub fn keep(&mut self) -> Result<Kept, TooManyHeld> {
+    pub fn keep(&self) -> Result<Kept, TooManyHeld> {
         self.cursor.keep()
     }
 

@@ -5,6 +5,7 @@
 //!
 //! The safety argument stands at the producer's module; the cursor's part of it is [`Cursor::enter`].
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -122,7 +123,7 @@ pub struct Cursor<W: Words> {
     /// Nothing more comes: what `poll` says from now on.
     over: Option<CursorFault>,
     /// Holds the block at `place` once a pin was asked for.
-    pin: Option<Arc<Pin<W>>>,
+    pin: OnceCell<Arc<Pin<W>>>,
     /// The message that was polled last; it lies in the block at `place`. Of length 0 where there is none.
     last: Payload,
 }
@@ -185,7 +186,7 @@ impl<W: Words> Cursor<W> {
             publisher_gone: false,
             joining: Some(spec.history),
             over: None,
-            pin: None,
+            pin: OnceCell::new(),
             last: Payload::default(),
         };
         cursor.join();
@@ -341,13 +342,12 @@ impl<W: Words> Cursor<W> {
     /// # Errors
     ///
     /// When this link holds samples in too many blocks already.
-    pub fn pin(&mut self) -> Result<Arc<Pin<W>>, TooManyHeld> {
-        if let Some(pin) = &self.pin {
+    pub fn pin(&self) -> Result<Arc<Pin<W>>, TooManyHeld> {
+        if let Some(pin) = self.pin.get() {
             return Ok(Arc::clone(pin));
         }
         let pin = self.held.pin(self.place.generation)?;
-        self.pin = Some(Arc::clone(&pin));
-        Ok(pin)
+        Ok(Arc::clone(self.pin.get_or_init(|| pin)))
     }
 
     /// No message is there now; after the publisher's death, none will be.
@@ -371,7 +371,7 @@ impl<W: Words> Cursor<W> {
 
     /// Asks for nothing any more, besides what pins hold.
     fn leave(&mut self) {
-        self.pin = None;
+        self.pin = OnceCell::new();
         self.last = Payload::default();
         self.place = Place::NOWHERE;
         self.line.set(FROM, 0);
@@ -404,7 +404,7 @@ impl<W: Words> Cursor<W> {
     /// The consumer's half of the handshake: `at` first, then a fence, then the floor. The block that was read so far is
     /// released by the same store.
     fn enter(&mut self, index: usize, generation: u64) -> bool {
-        self.pin = None;
+        self.pin = OnceCell::new();
         self.last = Payload::default();
         self.line.set(AT, generation);
         // PAIRS floor-before-lines: keeps the line's store before the load of the floor; the producer's side is

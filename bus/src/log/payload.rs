@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use rkyv::util::AlignedVec;
+
 use crate::memory::SharedWords;
 
 use super::Payload;
@@ -52,7 +54,7 @@ impl Cursor<SharedWords> {
     }
 
     /// Copies the message that was polled last: right also while a hostile publisher writes to it.
-    pub fn copy_payload(&self, into: &mut impl Extend<u8>) {
+    pub fn copy_payload(&self, into: &mut AlignedVec) {
         let Payload { at, len } = self.last();
         self.words().copy_to(at, len, into);
     }
@@ -83,7 +85,7 @@ impl Cursor<SharedWords> {
     /// # Errors
     ///
     /// When this link holds messages in too many blocks already.
-    pub fn keep(&mut self) -> Result<Kept, super::TooManyHeld> {
+    pub fn keep(&self) -> Result<Kept, super::TooManyHeld> {
         Ok(Kept { pin: self.pin()?, payload: self.last() })
     }
 }

@@ -4,6 +4,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 
+use rkyv::util::AlignedVec;
+
 use super::Mapping;
 use crate::atomics::{Fact, Words};
 
@@ -133,19 +135,18 @@ impl SharedWords {
         unsafe { std::slice::from_raw_parts_mut(first.as_ptr(), len) }
     }
 
-    /// Copies the bytes from `at` on by atomic loads of whole words: right also while somebody writes them.
+    /// Copies `len` bytes from `at` on into `into`, by atomic loads of whole words: right also while somebody writes them.
     ///
     /// # Panics
     ///
     /// When `at` is not a multiple of 8 or the bytes do not lie inside.
-    pub fn copy_to(&self, at: usize, len: usize, into: &mut impl Extend<u8>) {
-        let mut left = len;
-        for word in (at..at + len).step_by(8) {
+    pub fn copy_to(&self, at: usize, len: usize, into: &mut AlignedVec) {
+        into.clear();
+        into.resize(len, 0);
+        for (index, bytes) in into.chunks_mut(8).enumerate() {
             // Relaxed: each word is taken once; whether they fit together is for the validation that follows.
-            let bytes = self.word(word, self.len).load(Ordering::Relaxed).to_le_bytes();
-            let taken = left.min(8);
-            into.extend(bytes[..taken].iter().copied());
-            left -= taken;
+            let word = self.word(at + 8 * index, self.len).load(Ordering::Relaxed).to_le_bytes();
+            bytes.copy_from_slice(&word[..bytes.len()]);
         }
     }
 }
@@ -215,9 +216,9 @@ mod tests {
         assert_eq!(words.len(), 128);
         words.clone().store(8, 7);
         assert_eq!(words.load(8), 7);
-        let mut bytes = Vec::new();
+        let mut bytes = AlignedVec::new();
         words.copy_to(8, 5, &mut bytes);
-        assert_eq!(bytes, [7, 0, 0, 0, 0]);
+        assert_eq!(bytes[..], [7, 0, 0, 0, 0]);
     }
 
     #[test]
