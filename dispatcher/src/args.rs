@@ -1,0 +1,158 @@
+//! Arguments as typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError};
+
+use crate::config::{self, Config};
+
+/// The NodeSet dispatcher: keeps the table of who publishes and who subscribes on this host, and hands out the shared
+/// memory. Messages never pass through it; nodes go on when it ends, and come back to the next one.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "nodeset-dispatcher", version)]
+pub struct Program {
+    /// What the program takes.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// What a dispatcher is told on the command line; to flatten into other programs.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Args {
+    /// Name of this dispatcher among those of this user; nodes find it by the same name
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE)]
+    pub instance: String,
+
+    /// Path of the socket, instead of the one that follows from the instance's name: $XDG_RUNTIME_DIR/nodeset/NAME.sock,
+    /// /run/nodeset/NAME.sock for a system service, or a folder of this user's in the temporary directory
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `nodeset_dispatcher=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// How it is logged, on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Most nodes at a time [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub max_nodes: Option<usize>,
+
+    /// Most publications of all nodes [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub max_publications: Option<usize>,
+
+    /// Most subscriptions of all nodes [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub max_subscriptions: Option<usize>,
+
+    /// Most different topics [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub max_topics: Option<usize>,
+
+    /// Most links between publications and subscriptions [default: 262144]
+    #[arg(long, value_name = "N")]
+    pub max_links: Option<usize>,
+
+    /// Most bytes of one publication's log [default: a quarter of the memory, which is also the most]
+    #[arg(long, value_name = "BYTES")]
+    pub max_log_bytes: Option<u64>,
+
+    /// Most bytes that may wait for a session that does not read; beyond that it is ended [default: 4194304]
+    #[arg(long, value_name = "BYTES")]
+    pub max_queue_bytes: Option<usize>,
+
+    /// How long, after this dispatcher took over, a link named by one end only waits for the other end [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub grace_seconds: Option<Duration>,
+
+    /// Print what follows from all this, and end
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Args {
+    /// The configuration that follows.
+    ///
+    /// # Errors
+    ///
+    /// There is no such place for a socket.
+    pub fn resolve(&self) -> Result<Config, EndpointError> {
+        let mut config = Config::resolve(&self.instance, self.socket.as_deref())?;
+        let limits = &mut config.limits;
+        set(&mut limits.nodes, self.max_nodes);
+        set(&mut limits.publications, self.max_publications);
+        set(&mut limits.subscriptions, self.max_subscriptions);
+        set(&mut limits.topics, self.max_topics);
+        set(&mut limits.links, self.max_links);
+        set(&mut limits.log_bytes, self.max_log_bytes.map(config::log_bytes));
+        set(&mut config.queue_bytes, self.max_queue_bytes);
+        set(&mut config.grace, self.grace_seconds);
+        Ok(config)
+    }
+}
+
+fn set<T>(value: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *value = given;
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::registry::Limits;
+
+    #[test]
+    fn the_help_names_the_defaults_that_are() {
+        Program::command().debug_assert();
+        let help = Program::command().render_long_help().to_string();
+        let limits = Limits::default();
+        for (option, default) in [
+            ("--max-nodes", limits.nodes),
+            ("--max-publications", limits.publications),
+            ("--max-subscriptions", limits.subscriptions),
+            ("--max-topics", limits.topics),
+            ("--max-links", limits.links),
+            ("--max-queue-bytes", config::DEFAULT_QUEUE_BYTES),
+            ("--grace-seconds", config::DEFAULT_GRACE.as_secs() as usize),
+        ] {
+            let about = help.split(option).nth(1).unwrap_or_else(|| panic!("{option} is not in the help"));
+            let about = about.split("--").next().unwrap();
+            assert!(about.contains(&format!("[default: {default}]")), "{option}: {about}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_wins_and_can_be_printed() {
+        let typed =
+            ["x", "--socket", "/tmp/a.sock", "--max-nodes", "7", "--grace-seconds", "0.5", "--max-log-bytes", "4096"];
+        let config = Program::parse_from(typed).args.resolve().unwrap();
+        assert_eq!((config.limits.nodes, config.limits.log_bytes), (7, 4096));
+        let printed = config.to_string();
+        for line in ["socket            /tmp/a.sock", "max-nodes         7", "grace-seconds     0.5"] {
+            assert!(printed.contains(line), "{printed}");
+        }
+        assert!(Program::try_parse_from(["x", "--grace-seconds", "-1"]).is_err());
+    }
+}

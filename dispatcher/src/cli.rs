@@ -1,0 +1,86 @@
+//! The dispatcher as a program: what `nodeset-dispatcher` and `nodeset dispatcher` do.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use thiserror::Error;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+pub use crate::args::{Args, LogFormat, Program};
+
+use crate::allocate::{chain, raise_descriptor_limit};
+use crate::{RunError, Shutdown, run};
+use nodeset_bus::protocol::endpoint::EndpointError;
+
+/// The program ended with an error.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// Give another instance or path.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Give a level or filter.
+    #[error(
+        "`{0}` is no log level: give error, warn, info, debug, trace, or a filter such as `nodeset_dispatcher=debug`"
+    )]
+    LogLevel(String),
+    /// The kernel refused to tell signals.
+    #[error("signals cannot be caught")]
+    Signals(#[source] io::Error),
+    /// The dispatcher could not start or go on.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Runs a dispatcher until SIGINT or SIGTERM; says on standard error what went wrong. Sets the process' log subscriber,
+/// unless there is one.
+pub fn main_with(args: &Args) -> ExitCode {
+    match run_program(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nodeset-dispatcher: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_program(args: &Args) -> Result<(), ProgramError> {
+    let config = args.resolve()?;
+    if args.print_config {
+        println!("{config}");
+        return Ok(());
+    }
+    start_logging(args)?;
+    raise_descriptor_limit();
+    let shutdown = Shutdown::new();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(ProgramError::Signals)?;
+    let handle = signals.handle();
+    let on_signal = shutdown.clone();
+    let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            info!(event = "signal", signal);
+            on_signal.request();
+        }
+    });
+    let watcher = watcher.map_err(ProgramError::Signals)?;
+    let outcome = run(config, shutdown);
+    handle.close();
+    // The thread only waits for signals; it has nothing that could be lost.
+    drop(watcher.join());
+    Ok(outcome?)
+}
+
+fn start_logging(args: &Args) -> Result<(), ProgramError> {
+    let filter =
+        EnvFilter::builder().parse(&args.log_level).map_err(|_| ProgramError::LogLevel(args.log_level.clone()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // An error here: the program that we are part of logs already.
+    let _ = match args.log_format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The configuration as resolved; every default is here.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
+use nodeset_bus::sys::memory_limit;
+
+use crate::registry::Limits;
+
+/// bytes; what may wait for a session that does not read
+pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
+/// How long a link that only one end named waits for the other end.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+/// The log may take this part of the memory: one in so many bytes.
+const PART_OF_MEMORY: u64 = 4;
+
+/// What a dispatcher does and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where its socket is.
+    pub endpoint: Endpoint,
+    /// It runs on a thread of some node's process: it leaves to a standalone one that asks. Set by
+    /// [`Dispatcher::start_embedded`](crate::Dispatcher::start_embedded).
+    pub embedded: bool,
+    /// Name of this host, as nodes are told.
+    pub host: String,
+    /// How long a link that only one end named waits for the other end.
+    pub grace: Duration,
+    /// What is refused.
+    pub limits: Limits,
+    /// bytes; a session for which more waits is ended
+    pub queue_bytes: usize,
+}
+
+impl Config {
+    /// The defaults, at that endpoint.
+    pub fn at(endpoint: Endpoint) -> Config {
+        Config {
+            endpoint,
+            embedded: false,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            grace: DEFAULT_GRACE,
+            limits: Limits { log_bytes: log_bytes(u64::MAX), ..Limits::default() },
+            queue_bytes: DEFAULT_QUEUE_BYTES,
+        }
+    }
+
+    /// The defaults, where [`Endpoint::resolve`] says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Endpoint::resolve`].
+    pub fn resolve(instance: &str, socket: Option<&Path>) -> Result<Config, EndpointError> {
+        Endpoint::resolve(instance, socket).map(Config::at)
+    }
+}
+
+/// bytes; the most that a log may have: `wished`, but no more than a quarter of the memory that this process may use.
+pub fn log_bytes(wished: u64) -> u64 {
+    wished.min(memory_limit() / PART_OF_MEMORY)
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { endpoint, embedded, host, grace, limits, queue_bytes } = self;
+        let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
+        writeln!(f, "socket            {}", endpoint.path().display())?;
+        writeln!(f, "host              {host}")?;
+        writeln!(f, "embedded          {embedded}")?;
+        writeln!(f, "grace-seconds     {}", grace.as_secs_f64())?;
+        writeln!(f, "max-nodes         {nodes}")?;
+        writeln!(f, "max-publications  {publications}")?;
+        writeln!(f, "max-subscriptions {subscriptions}")?;
+        writeln!(f, "max-topics        {topics}")?;
+        writeln!(f, "max-links         {links}")?;
+        writeln!(f, "max-log-bytes     {log_bytes}")?;
+        write!(f, "max-queue-bytes   {queue_bytes}")
+    }
+}

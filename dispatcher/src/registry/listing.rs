@@ -1,0 +1,77 @@
+//! The table for people, row by row, so that a slow reader costs a cursor and not a copy.
+
+use std::ops::Bound;
+
+use nodeset_bus::protocol::{LinkId, Listing, NodeId, PublicationId, SubscriptionId};
+
+use super::Registry;
+
+/// How far a listing has come. Rows that come and go meanwhile may be missed; none is shown twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListCursor {
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Nodes(Bound<NodeId>),
+    Publications(Bound<PublicationId>),
+    Subscriptions(Bound<SubscriptionId>),
+}
+
+impl Default for Stage {
+    fn default() -> Stage {
+        Stage::Nodes(Bound::Unbounded)
+    }
+}
+
+impl ListCursor {
+    /// The next row: nodes, then publications, then subscriptions.
+    pub fn next_row(&mut self, registry: &Registry) -> Option<Listing> {
+        loop {
+            match self.stage {
+                Stage::Nodes(after) => match registry.nodes.range((after, Bound::Unbounded)).next() {
+                    Some((&id, node)) => {
+                        self.stage = Stage::Nodes(Bound::Excluded(id));
+                        let (name, pid, uid) = (node.name.clone(), node.identity.pid, node.identity.uid);
+                        return Some(Listing::Node { name, pid, uid });
+                    }
+                    None => self.stage = Stage::Publications(Bound::Unbounded),
+                },
+                Stage::Publications(after) => {
+                    let mut rest = registry.publications.range((after, Bound::Unbounded));
+                    match rest.find(|(_, it)| it.is_live()) {
+                        Some((&id, it)) => {
+                            self.stage = Stage::Publications(Bound::Excluded(id));
+                            return Some(Listing::Publication {
+                                node: registry.name_of(it.node),
+                                topic: it.topic.clone(),
+                                schema: it.schema.name().to_owned(),
+                                links: registry.count_ready(&it.links),
+                            });
+                        }
+                        None => self.stage = Stage::Subscriptions(Bound::Unbounded),
+                    }
+                }
+                Stage::Subscriptions(after) => {
+                    let (&id, it) = registry.subscriptions.range((after, Bound::Unbounded)).next()?;
+                    self.stage = Stage::Subscriptions(Bound::Excluded(id));
+                    return Some(Listing::Subscription {
+                        node: registry.name_of(it.node),
+                        topic: it.topic.clone(),
+                        schema: it.schema.as_ref().map_or("any", |schema| schema.name()).to_owned(),
+                        reliable: it.reliable,
+                        links: registry.count_ready(&it.links),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Registry {
+    fn count_ready<'a>(&self, links: impl IntoIterator<Item = &'a LinkId>) -> u32 {
+        let ready = links.into_iter().filter(|link| self.links.get(link).is_some_and(|link| link.is_ready()));
+        u32::try_from(ready.count()).unwrap_or(u32::MAX)
+    }
+}

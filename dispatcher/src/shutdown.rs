@@ -1,0 +1,56 @@
+//! Ending a dispatcher from another thread.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use mio::Waker;
+
+/// What the loop is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// End in order.
+    Stop,
+}
+
+/// Asks a dispatcher to end in order. Clones ask the same one.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    sender: Sender<Command>,
+    receiver: Receiver<Command>,
+    waker: Arc<OnceLock<Waker>>,
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown::new()
+    }
+}
+
+impl Shutdown {
+    /// For one dispatcher.
+    pub fn new() -> Shutdown {
+        let (sender, receiver) = unbounded();
+        Shutdown { sender, receiver, waker: Arc::new(OnceLock::new()) }
+    }
+
+    /// Asks; may be called before the dispatcher runs, and more than once.
+    pub fn request(&self) {
+        // Both ends are ours, so the channel is open.
+        let _ = self.sender.send(Command::Stop);
+        if let Some(waker) = self.waker.get() {
+            if let Err(error) = waker.wake() {
+                tracing::error!(event = "wake_failed", %error);
+            }
+        }
+    }
+
+    /// The loop is there: whatever was asked before is in the channel, whatever is asked from now on wakes it.
+    pub(crate) fn attach(&self, waker: Waker) -> io::Result<()> {
+        self.waker.set(waker).map_err(|_| io::Error::other("one `Shutdown` was given to two dispatchers"))
+    }
+
+    pub(crate) fn next(&self) -> Option<Command> {
+        self.receiver.try_recv().ok()
+    }
+}
