@@ -131,6 +131,11 @@ impl Inlet {
         self.cursor.missed()
     }
 
+    /// Sequence of the next message that was not seen nor counted as missed.
+    pub fn next_sequence(&self) -> u64 {
+        self.cursor.next_sequence()
+    }
+
     /// Whether `poll` has something to say.
     #[inline]
     pub fn is_ready(&self) -> bool {

@@ -97,8 +97,17 @@ impl Outlet {
     #[inline(never)]
     fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
         let mut len = self.expected_len;
+        let mut guessed = true;
         loop {
-            self.producer.open(len, reach).map_err(OutletError::NoRoom)?;
+            if let Err(no_room) = self.producer.open(len, reach) {
+                // The guess came from another message: this one may fit where that would not, or never fit at all.
+                let exact = if guessed { self.measure(message)? } else { len };
+                if exact == len {
+                    return Err(OutletError::NoRoom(no_room));
+                }
+                (len, guessed) = (exact, false);
+                continue;
+            }
             let (_, room) = self.producer.room();
             let mut open = Room::from_slice(self.producer.open_room());
             match message.write(&mut open, &mut self.scratch) {
@@ -107,14 +116,33 @@ impl Outlet {
                     self.expected_len = if len > 0 { written } else { 0 };
                     return Ok(self.commit(written));
                 }
-                Err(WriteError::Overflow { needed }) if needed > room => len = needed,
+                Err(WriteError::Overflow { needed }) if needed > room => (len, guessed) = (needed, false),
                 Err(WriteError::Overflow { needed }) => {
                     return Err(OutletError::Unserializable(format!(
                         "its serialisation asks for more than the {needed} bytes that it counted"
                     )));
                 }
-                Err(other) => return Err(OutletError::Unserializable(other.to_string())),
+                Err(other) => return Err(self.unwritable(other)),
             }
+        }
+    }
+
+    /// bytes that the message takes
+    fn measure<T: Message + ?Sized>(&mut self, message: &T) -> Result<usize, OutletError> {
+        match message.write(&mut Room::from_slice(&mut []), &mut self.scratch) {
+            Ok(written) => Ok(written),
+            Err(WriteError::Overflow { needed }) => Ok(needed),
+            Err(other) => Err(self.unwritable(other)),
+        }
+    }
+
+    fn unwritable(&self, error: WriteError) -> OutletError {
+        match error {
+            WriteError::TooLong { limit } => {
+                let limit = self.producer.longest_payload().min(limit as u64);
+                OutletError::NoRoom(NoRoom::TooLong { limit })
+            }
+            other => OutletError::Unserializable(other.to_string()),
         }
     }
 
@@ -148,7 +176,7 @@ impl Outlet {
     }
 
     /// Ends the log and wakes every subscriber: they drain it and learn its last sequence. Nothing may be published afterwards.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         self.producer.finish();
         self.producer.refresh_links();
         wake::wake_all(self.producer.known());
@@ -168,6 +196,12 @@ impl OpenFrame<'_> {
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.outlet.producer.open_bytes(self.len)
+    }
+
+    /// The same, for reading.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.outlet.producer.peek_bytes(self.len)
     }
 
     /// Commits the first `len` bytes as the message, wakes who sleeps, and returns the message's sequence.

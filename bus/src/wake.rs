@@ -183,7 +183,7 @@ pub fn make_visible<'a, W: Words>(page: &NodePage<W>, wishes: impl IntoIterator<
     // PAIRS commit-before-wanted, mode-before-commit: keeps the wishes before the loads of the mode and of the logs.
     page.words().fence(Fact::WantedBeforeLook);
     // Relaxed: cases 3 and 4.
-    let all_fenced = wishes.into_iter().fold(true, |all, wish| wish.log.load(FENCING_AT) == FENCED && all);
+    let all_fenced = wishes.into_iter().all(|wish| wish.log.load(FENCING_AT) == FENCED);
     // PAIRS commit-before-wanted: the light fence in Alarm::after_commit.
     all_fenced || page.words().heavy_fence(Fact::WantedBeforeLook)
 }

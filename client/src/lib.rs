@@ -1,4 +1,92 @@
-//! NodeSet.
+//! NodeSet: programs on one machine hand each other messages through shared memory, in well under a microsecond.
+//!
+//! ```
+//! use nodeset::{Message, Node};
+//! use rkyv::{Archive, Deserialize, Serialize};
+//!
+//! #[derive(Archive, Serialize, Deserialize, Message)]
+//! struct Pose {
+//!     x: f64,
+//!     y: f64,
+//! }
+//!
+//! # let instance = "doc-first";
+//! // In one program:
+//! let node = Node::builder("robot").instance(instance).embedded().connect()?;
+//! let mut publisher = node.publisher::<Pose>("robot/pose").create()?;
+//!
+//! // In another one:
+//! let node = Node::builder("screen").instance(instance).embedded().connect()?;
+//! let mut subscriber = node.subscriber::<Pose>("robot/pose").create()?;
+//!
+//! publisher.publish(&Pose { x: 1.0, y: 2.0 })?;
+//! let pose = subscriber.receive()?; // in place: nothing is copied
+//! assert_eq!(pose.x, 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it guarantees
+//!
+//! - A message is written once, into shared memory, and read there; while both sides are awake no system call is made.
+//! - A *reliable* subscriber gets every message of every publication it is linked to, in the order of that publication. A
+//!   *lossy* one (the default) may lose messages when it is slow, and is told exactly how many.
+//! - A subscriber cannot damage a publisher's memory, nor a publisher a subscriber's: the kernel enforces it.
+//! - The death of any process, also of the dispatcher, leaves all others working. Memory is freed by the kernel.
+//! - Nothing here panics because of what another process did.
+//!
+//! # What it does not promise
+//!
+//! - Order between different publishers.
+//! - Messages that were published before a subscriber was linked, beyond the `history` it asked for.
+//! - That a reliable publication goes on while a live subscriber does not read: then publishing says so, after a deadline.
+//!
+//! # Trade-offs
+//!
+//! A node has one thread of its own, for what it says to the dispatcher; messages never pass it. Waiting threads spin for some
+//! microseconds before they sleep ([`WaitStrategy`]).
+//!
+//! # Reading order
+//!
+//! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`]; inside: `session` (the thread that speaks to the dispatcher), `wait` (how
+//! threads sleep).
+
+#![deny(unsafe_code)]
+
+mod error;
+mod event;
+mod loan;
+mod node;
+mod options;
+mod publisher;
+#[allow(unsafe_code)]
+mod sample;
+mod session;
+mod subscriber;
+mod table;
+mod wait;
+
+pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError};
+pub use event::NodeEvent;
+pub use loan::Loan;
+pub use node::{Node, NodeBuilder};
+pub use nodeset_bus::message::{self, Message, Schema};
+pub use nodeset_bus::protocol::Listing;
+pub use nodeset_bus::topic;
+pub use options::{AppOptions, LogFormat, LogLevelError};
+pub use publisher::{Publisher, PublisherBuilder};
+pub use rkyv;
+pub use sample::{OwnedSample, Sample};
+pub use subscriber::{Armed, Readiness, Samples, Subscriber, SubscriberBuilder};
+pub use table::list;
+pub use wait::WaitStrategy;
 
 #[doc(hidden)]
 pub use nodeset_bus::message::private as __private;
+
+/// A random number that nobody else has drawn.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Eight bytes always come at once; before the machine has any entropy the call waits for it.
+    while rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(bytes.len()) {}
+    u64::from_ne_bytes(bytes)
+}

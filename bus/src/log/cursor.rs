@@ -317,6 +317,11 @@ impl<W: Words> Cursor<W> {
         self.missed
     }
 
+    /// Sequence of the next message that was neither seen nor counted as missed.
+    pub fn next_sequence(&self) -> u64 {
+        self.expected
+    }
+
     /// The publisher's process is dead: once what it committed is drained, `poll` says `Ended`.
     pub fn publisher_gone(&mut self) {
         self.publisher_gone = true;

@@ -28,6 +28,21 @@ impl Producer<SharedWords> {
 }
 
 impl Producer<SharedWords> {
+    /// The same bytes, for reading.
+    ///
+    /// # Panics
+    ///
+    /// As [`open_bytes`](Self::open_bytes).
+    #[inline]
+    pub fn peek_bytes(&self, len: usize) -> &[u8] {
+        let (at, room) = self.room();
+        assert!(len <= room, "{len} bytes opened where there is room for {room}");
+        // SAFETY: as in open_bytes; `self` is borrowed, so nobody writes while the slice lives.
+        unsafe { self.words().bytes(at, len) }
+    }
+}
+
+impl Producer<SharedWords> {
     /// All the room of the current block, to be written by a serialiser that never reads what stands there.
     #[inline]
     pub fn open_room(&mut self) -> &mut [MaybeUninit<u8>] {

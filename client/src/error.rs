@@ -1,0 +1,321 @@
+//! What can go wrong, one enum an operation.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nodeset_bus::inlet::TooManyHeld;
+use nodeset_bus::log::ShapeError;
+use nodeset_bus::memory::SegmentError;
+use nodeset_bus::message::{InvalidMessage, SchemaError};
+use nodeset_bus::page::LayoutError;
+use nodeset_bus::protocol::RefusalCode;
+use nodeset_bus::protocol::endpoint::EndpointError;
+use nodeset_bus::protocol::record::{RecordError, SendError};
+use nodeset_bus::topic::AddressError;
+use thiserror::Error;
+
+/// A node could not be attached to a dispatcher.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name is not valid: choose another one.
+    #[error("`{name}` cannot name a node: {source}")]
+    Name {
+        /// As given.
+        name: String,
+        /// Where it is wrong.
+        #[source]
+        source: AddressError,
+    },
+    /// There is no such place for a socket, or it cannot be trusted.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Nobody listens, and this node may not run a dispatcher itself.
+    #[error("no dispatcher at {path:?}: start `nodeset-dispatcher`, or let this node run one (embedded)")]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket is not for this user.
+    #[error(
+        "no permission for the dispatcher's socket {path:?}: run as its user, or give this node a dispatcher of its own with --instance or --dispatcher"
+    )]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Whoever listens there is somebody else's: remove it, or choose another path.
+    #[error("the dispatcher at {path:?} belongs to user {found}, neither to this user nor to root: choose another one")]
+    ForeignDispatcher {
+        /// The socket.
+        path: PathBuf,
+        /// The dispatcher's user.
+        found: u32,
+    },
+    /// The dispatcher said no.
+    #[error("the dispatcher refused this node: {text}")]
+    Refused {
+        /// For programs.
+        code: RefusalCode,
+        /// For people.
+        text: String,
+    },
+    /// It listens but does not answer: it hangs, or the machine is overloaded.
+    #[error("the dispatcher at {path:?} did not answer within {waited:?}: see what its process does, or try again")]
+    TimedOut {
+        /// The socket.
+        path: PathBuf,
+        /// How long.
+        waited: Duration,
+    },
+    /// What it said could not be taken.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Nothing could be said to it.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The node's page is not what it must be.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The embedded dispatcher did not start.
+    #[error("the embedded dispatcher did not start: {0}")]
+    Embedded(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The dispatcher did not keep to the protocol: use the same release of NodeSet on both sides.
+    #[error("the dispatcher did not keep to the protocol: {0}")]
+    Protocol(&'static str),
+    /// The kernel refused.
+    #[error("{doing} failed")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ConnectError {
+    pub(crate) fn system(doing: &'static str) -> impl FnOnce(rustix::io::Errno) -> ConnectError {
+        move |errno| ConnectError::System { doing, source: errno.into() }
+    }
+}
+
+/// A publisher could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AdvertiseError {
+    /// The topic is not valid.
+    #[error("`{topic}` is no topic: {source}")]
+    Topic {
+        /// As given.
+        topic: String,
+        /// Where it is wrong.
+        #[source]
+        source: AddressError,
+    },
+    /// The message type cannot be described.
+    #[error("this type cannot be published: {0}")]
+    Schema(#[from] SchemaError),
+    /// The log cannot have that shape.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// Somebody who is there subscribed another type: publish that one, or use another topic.
+    #[error("`{topic}` carries another type for node `{node}`: {difference}")]
+    Mismatch {
+        /// The topic.
+        topic: String,
+        /// Who wants another type.
+        node: String,
+        /// What differs.
+        difference: String,
+    },
+    /// The dispatcher said no.
+    #[error("the dispatcher refused to let this node publish `{topic}`: {text}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// For programs.
+        code: RefusalCode,
+        /// For people.
+        text: String,
+    },
+    /// No dispatcher answered in time; try again when there is one.
+    #[error("no dispatcher answered within {waited:?} about `{topic}`: try again when one runs")]
+    TimedOut {
+        /// The topic.
+        topic: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// The log that the dispatcher gave could not be used.
+    #[error("the log for `{topic}` cannot be used: {source}")]
+    Log {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: SegmentError,
+    },
+    /// The dispatcher gave something else than was asked for: use the same release of NodeSet on both sides.
+    #[error("the dispatcher did not keep to the protocol: {0}")]
+    Protocol(&'static str),
+    /// The node's session ended; make a new node.
+    #[error("the node's session has ended: make a new node")]
+    Closed,
+}
+
+/// A subscriber could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The topic is not valid.
+    #[error("`{topic}` is no topic: {source}")]
+    Topic {
+        /// As given.
+        topic: String,
+        /// Where it is wrong.
+        #[source]
+        source: AddressError,
+    },
+    /// The message type cannot be described.
+    #[error("this type cannot be subscribed: {0}")]
+    Schema(#[from] SchemaError),
+    /// Somebody who is there publishes another type: subscribe that one, or use another topic.
+    #[error("`{topic}` carries another type from node `{node}`: {difference}")]
+    Mismatch {
+        /// The topic.
+        topic: String,
+        /// Who publishes another type.
+        node: String,
+        /// What differs.
+        difference: String,
+    },
+    /// The dispatcher said no.
+    #[error("the dispatcher refused to let this node subscribe `{topic}`: {text}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// For programs.
+        code: RefusalCode,
+        /// For people.
+        text: String,
+    },
+    /// No dispatcher answered in time; try again when there is one.
+    #[error("no dispatcher answered within {waited:?} about `{topic}`: try again when one runs")]
+    TimedOut {
+        /// The topic.
+        topic: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// The node's session ended; make a new node.
+    #[error("the node's session has ended: make a new node")]
+    Closed,
+}
+
+/// A message was not published. Nothing was sent, nothing is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The log is full of what reliable subscribers have not read: try again, or see why the slowest one is slow.
+    #[error("the log of `{topic}` is full: {} has not read it{}", named(slowest), after(waited))]
+    Full {
+        /// The topic.
+        topic: Arc<str>,
+        /// The node that is furthest behind.
+        slowest: Option<Arc<str>>,
+        /// How long it was waited for room; zero for the calls that do not wait.
+        waited: Duration,
+    },
+    /// The message never fits: send it in parts, or give the publisher more or longer blocks.
+    #[error("a message of {topic} is too long: its log takes at most {limit} bytes; use more or longer blocks")]
+    TooLong {
+        /// The topic.
+        topic: Arc<str>,
+        /// bytes
+        limit: u64,
+    },
+    /// The value cannot be archived.
+    #[error("the message cannot be serialised: {0}")]
+    Unserializable(String),
+}
+
+fn named(node: &Option<Arc<str>>) -> String {
+    node.as_ref().map_or_else(|| "somebody".to_owned(), |node| format!("node `{node}`"))
+}
+
+fn after(waited: &Duration) -> String {
+    if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }
+}
+
+/// Not every expected subscriber was there in time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{found} of {wanted} subscribers of `{topic}` are there after {waited:?}")]
+pub struct NotEnoughSubscribers {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// How many were asked for.
+    pub wanted: usize,
+    /// How many there are.
+    pub found: usize,
+    /// How long it was waited.
+    pub waited: Duration,
+}
+
+/// No message, but something to know. Receiving can go on after each of them.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// The bytes are no message of the type: the publisher is at fault. The message is skipped.
+    #[error("node `{publisher}` published bytes on `{topic}` that are no message of its type: {source}")]
+    Invalid {
+        /// The topic.
+        topic: Arc<str>,
+        /// Who published it.
+        publisher: Arc<str>,
+        /// What is wrong.
+        #[source]
+        source: InvalidMessage,
+    },
+    /// The publisher stopped waiting for this reliable subscriber. It is linked afresh; what is missed until then is counted.
+    #[error(
+        "node `{publisher}` stopped waiting for this subscriber of `{topic}`: {missed} messages were missed so far"
+    )]
+    Evicted {
+        /// The topic.
+        topic: Arc<str>,
+        /// Whose messages.
+        publisher: Arc<str>,
+        /// How many.
+        missed: u64,
+    },
+    /// The publisher's log is damaged: the link to it is given up.
+    #[error("the log of node `{publisher}` for `{topic}` is damaged: {what}")]
+    Damaged {
+        /// The topic.
+        topic: Arc<str>,
+        /// Whose log.
+        publisher: Arc<str>,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Too many samples are kept: drop some.
+    #[error(transparent)]
+    TooManyHeld(#[from] TooManyHeld),
+    /// The kernel did not let this thread wait.
+    #[error("waiting for messages failed: {0}")]
+    Wait(rustix::io::Errno),
+}
+
+/// A link's log cannot be read; for logs, the link is then given up.
+#[derive(Debug, Error)]
+pub(crate) enum EnterError {
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error("the dispatcher did not keep to the protocol: {0}")]
+    Protocol(&'static str),
+}

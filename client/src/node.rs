@@ -1,0 +1,192 @@
+//! Nodes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use nodeset_bus::message::Message;
+use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, Endpoint};
+
+use crate::error::ConnectError;
+use crate::event::NodeEvent;
+use crate::options::AppOptions;
+use crate::publisher::PublisherBuilder;
+use crate::session::{Command, Handle, Settings, attach_first};
+use crate::subscriber::SubscriberBuilder;
+
+/// Longest time a dispatcher may take to welcome a new node.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an embedded dispatcher leaves the place of a standalone one empty.
+const STANDBY: Duration = Duration::from_secs(5);
+/// Longest time between two attempts to attach again.
+const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
+
+/// A participant of the bus: makes publishers and subscribers.
+///
+/// Cheap to clone; all clones are the same node. It leaves when the last clone is gone, and with it everything made from it:
+/// publishers, subscribers, samples.
+///
+/// ```
+/// use nodeset::Node;
+///
+/// let node = Node::builder("camera").instance("doc-node").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("lens/state").create()?;
+/// let mut subscriber = node.subscriber::<str>("lens/state").create()?;
+/// publisher.publish("open")?;
+/// assert_eq!(&*subscriber.receive()?, "open");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    handle: Arc<Handle>,
+}
+
+impl Node {
+    /// Begins to make a node.
+    pub fn builder(name: impl Into<String>) -> NodeBuilder {
+        NodeBuilder {
+            name: name.into(),
+            instance: DEFAULT_INSTANCE.to_owned(),
+            socket: None,
+            embedded: false,
+            connect_timeout: CONNECT_TIMEOUT,
+            standby: STANDBY,
+            backoff_limit: BACKOFF_LIMIT,
+        }
+    }
+
+    /// A node as the command line says; `name` where it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn from_options(options: &AppOptions, name: &str) -> Result<Node, ConnectError> {
+        NodeBuilder::from_options(options, name).connect()
+    }
+
+    /// The node's name on its host: the one asked for, perhaps with a suffix.
+    pub fn name(&self) -> Arc<str> {
+        self.handle.core.info().name
+    }
+
+    /// The name of its host, as the dispatcher says.
+    pub fn host(&self) -> Arc<str> {
+        self.handle.core.info().host
+    }
+
+    /// Whether a dispatcher is there now. Messages flow either way; new links need one.
+    pub fn is_attached(&self) -> bool {
+        self.handle.core.info().attached
+    }
+
+    /// Begins to make a publisher of `topic`.
+    pub fn publisher<T: Message + ?Sized>(&self, topic: impl AsRef<str>) -> PublisherBuilder<T> {
+        PublisherBuilder::new(Arc::clone(&self.handle), topic.as_ref())
+    }
+
+    /// Begins to make a subscriber of `topic`.
+    pub fn subscriber<T: Message + ?Sized>(&self, topic: impl AsRef<str>) -> SubscriberBuilder<T> {
+        SubscriberBuilder::new(Arc::clone(&self.handle), topic.as_ref())
+    }
+
+    /// Calls `handler` with whatever happens to the node from now on, on its session thread: it must not block. It takes the
+    /// place of an earlier one.
+    pub fn on_event(&self, handler: impl Fn(&NodeEvent) + Send + Sync + 'static) {
+        let mut slot = self.handle.core.handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = slot.replace(Arc::new(handler));
+        drop(slot);
+        // It may hold anything, even the last handle of a node: not dropped under the lock.
+        drop(before);
+    }
+
+    /// Tries to attach at once, if the node is detached and waits before its next attempt.
+    pub fn reconnect_now(&self) {
+        self.handle.core.command(Command::ReconnectNow);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let info = self.handle.core.info();
+        f.debug_struct("Node").field("name", &info.name).field("attached", &info.attached).finish_non_exhaustive()
+    }
+}
+
+/// A node about to be made.
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens before `connect`"]
+pub struct NodeBuilder {
+    name: String,
+    instance: String,
+    socket: Option<PathBuf>,
+    embedded: bool,
+    connect_timeout: Duration,
+    standby: Duration,
+    backoff_limit: Duration,
+}
+
+impl NodeBuilder {
+    /// As the command line says; `name` where it says nothing. Embedded unless it says `--no-embedded`.
+    pub fn from_options(options: &AppOptions, name: &str) -> NodeBuilder {
+        let mut builder = Node::builder(options.node_name.as_deref().unwrap_or(name)).instance(&options.instance);
+        builder.socket.clone_from(&options.dispatcher);
+        if options.no_embedded { builder } else { builder.embedded() }
+    }
+
+    /// The dispatcher of that name, among those of this user; default `default`.
+    pub fn instance(mut self, name: impl Into<String>) -> NodeBuilder {
+        self.instance = name.into();
+        self
+    }
+
+    /// The dispatcher at that socket, instead of the one that follows from the instance's name.
+    pub fn socket(mut self, path: impl AsRef<Path>) -> NodeBuilder {
+        self.socket = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Runs the dispatcher on a thread of this process while nobody else does. A standalone one that starts later takes over
+    /// from it unasked. Without the crate's feature `embedded` it does nothing.
+    pub fn embedded(mut self) -> NodeBuilder {
+        self.embedded = true;
+        self
+    }
+
+    /// How long the dispatcher may take to answer; default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long an embedded node leaves the place of a standalone dispatcher empty that vanished, since somebody will rather
+    /// start that one again; default 5 s.
+    pub fn standby(mut self, standby: Duration) -> NodeBuilder {
+        self.standby = standby;
+        self
+    }
+
+    /// The longest time between two attempts to attach again; default 1 s.
+    pub fn reconnect_at_most(mut self, limit: Duration) -> NodeBuilder {
+        self.backoff_limit = limit.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Attaches the node.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect(self) -> Result<Node, ConnectError> {
+        let endpoint = Endpoint::resolve(&self.instance, self.socket.as_deref())?;
+        let first = attach_first(Settings {
+            endpoint,
+            name: self.name,
+            embedded: self.embedded,
+            connect_timeout: self.connect_timeout,
+            standby: self.standby,
+            backoff_limit: self.backoff_limit,
+        })?;
+        Ok(Node { handle: Handle::start(first)? })
+    }
+}

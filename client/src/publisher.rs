@@ -1,0 +1,411 @@
+//! Publishers.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+use nodeset_bus::log::{self, DEFAULT_BLOCK_LEN, MIN_BLOCKS, NoRoom, Reach, Retention};
+use nodeset_bus::message::Message;
+use nodeset_bus::outlet::{Outlet, OutletError};
+use nodeset_bus::protocol::{LinkId, LogShape, PublicationId};
+use nodeset_bus::topic::Topic;
+
+use crate::error::{AdvertiseError, NotEnoughSubscribers, PublishError};
+use crate::loan::Loan;
+use crate::random;
+use crate::session::{AdvertiseRequest, Command, Handle, PublicationShared};
+use crate::wait::WaitStrategy;
+
+/// How long `publish` waits for room.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// How long making a publisher or subscriber waits for the dispatcher, which may just be replaced by another one.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long making a publisher or subscriber waits for those that are already there.
+pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a publisher rather waits for its readers than let the log outgrow the cache.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// After patience was in vain, the log grows without it for so long.
+const IMPATIENCE: Duration = Duration::from_millis(100);
+/// Looks between two yields.
+const LOOKS: u32 = 64;
+
+/// Publishes messages of type `T` on one topic.
+///
+/// Dropped, it ends the publication: its subscribers get what was published, then learn the end.
+pub struct Publisher<T: Message + ?Sized> {
+    outlet: Outlet,
+    topic: Arc<str>,
+    id: PublicationId,
+    shared: Arc<PublicationShared>,
+    handle: Arc<Handle>,
+    deadline: Duration,
+    wait: WaitStrategy,
+    /// Until then it is not waited for readers that are behind: they did not catch up the last time.
+    impatient_until: Option<Instant>,
+    messages: PhantomData<fn(&T)>,
+}
+
+impl<T: Message + ?Sized> Publisher<T> {
+    /// Publishes a message: serialised straight into shared memory, then visible to all subscribers at once. Returns its
+    /// sequence number.
+    ///
+    /// Allocates nothing in steady state and calls no system, unless a subscriber sleeps or there is no room: then it waits for
+    /// reliable subscribers, up to the publisher's deadline (1 s unless set).
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; the message was not sent then.
+    #[inline]
+    pub fn publish(&mut self, message: &T) -> Result<u64, PublishError> {
+        match self.outlet.try_publish(message, Reach::Prompt) {
+            Ok(sequence) => Ok(sequence),
+            Err(error) => self.retry(error, |outlet, reach| outlet.try_publish(message, reach)),
+        }
+    }
+
+    /// As [`publish`](Self::publish), but never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    #[inline]
+    pub fn try_publish(&mut self, message: &T) -> Result<u64, PublishError> {
+        match self.outlet.try_publish(message, Reach::Limit) {
+            Ok(sequence) => Ok(sequence),
+            Err(error) => Err(self.explain(error, Duration::ZERO)),
+        }
+    }
+
+    /// How many subscribers are linked.
+    pub fn subscribers(&self) -> usize {
+        self.shared.ready_count()
+    }
+
+    /// Names of the subscribers' nodes whose links are on their way.
+    pub fn pending(&self) -> Vec<Arc<str>> {
+        self.shared.pending()
+    }
+
+    /// Waits until at least `wanted` subscribers are linked. Returns how many are.
+    ///
+    /// # Errors
+    ///
+    /// When there are fewer after `timeout`.
+    pub fn wait_for_subscribers(&self, wanted: usize, timeout: Duration) -> Result<usize, NotEnoughSubscribers> {
+        let found = self.shared.wait_ready(wanted, Instant::now() + timeout);
+        if found >= wanted {
+            return Ok(found);
+        }
+        Err(NotEnoughSubscribers { topic: Arc::clone(&self.topic), wanted, found, waited: timeout })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Sequence number of the next message; they grow by one.
+    pub fn next_sequence(&self) -> u64 {
+        self.outlet.next_sequence()
+    }
+
+    /// bytes; the longest message that ever fits
+    pub fn longest_message(&self) -> u64 {
+        self.outlet.longest_payload()
+    }
+
+    /// There was no room: waits for it.
+    #[cold]
+    #[inline(never)]
+    fn retry<R>(
+        &mut self,
+        mut error: OutletError,
+        mut attempt: impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
+    ) -> Result<R, PublishError> {
+        let since = Instant::now();
+        if let OutletError::NoRoom(NoRoom::Behind(_)) = error {
+            match self.be_patient(since, &mut attempt) {
+                Ok(done) => return Ok(done),
+                Err(other) => error = other,
+            }
+            if let OutletError::NoRoom(NoRoom::Behind(_)) = error {
+                match attempt(&mut self.outlet, Reach::Limit) {
+                    Ok(done) => return Ok(done),
+                    Err(other) => error = other,
+                }
+            }
+        }
+        if let OutletError::NoRoom(NoRoom::Full(_)) = error {
+            self.outlet.arm_room();
+            let outcome = self.wait_for_room(since, &mut attempt);
+            self.outlet.disarm_room();
+            match outcome {
+                Ok(done) => return Ok(done),
+                Err(other) => error = other,
+            }
+        }
+        Err(self.explain(error, since.elapsed()))
+    }
+
+    /// Waits a moment for readers that are only just behind: a log that stays in the cache is faster than one that grows.
+    fn be_patient<R>(
+        &mut self,
+        since: Instant,
+        attempt: &mut impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
+    ) -> Result<R, OutletError> {
+        if self.impatient_until.is_some_and(|until| since < until) {
+            return attempt(&mut self.outlet, Reach::Prompt);
+        }
+        self.impatient_until = None;
+        for look in 1.. {
+            match attempt(&mut self.outlet, Reach::Prompt) {
+                Err(OutletError::NoRoom(NoRoom::Behind(blocker))) => {
+                    if look % LOOKS == 0 {
+                        std::thread::yield_now();
+                        let now = Instant::now();
+                        if now - since >= PATIENCE {
+                            self.impatient_until = Some(now + IMPATIENCE);
+                            return Err(OutletError::NoRoom(NoRoom::Behind(blocker)));
+                        }
+                    } else {
+                        // The readers need the cache lines that are looked at.
+                        (0..16).for_each(|_| std::hint::spin_loop());
+                    }
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    /// The log is as long as it may get: sleeps until a reader has left a block.
+    fn wait_for_room<R>(
+        &mut self,
+        since: Instant,
+        attempt: &mut impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
+    ) -> Result<R, OutletError> {
+        let deadline = since + self.deadline;
+        let waiter = Arc::clone(&self.handle.core.waiter);
+        let mut ticket = waiter.ticket();
+        loop {
+            let full = match attempt(&mut self.outlet, Reach::Limit) {
+                Err(OutletError::NoRoom(NoRoom::Full(blocker))) => OutletError::NoRoom(NoRoom::Full(blocker)),
+                other => return other,
+            };
+            let in_time = match self.wait {
+                WaitStrategy::Block => ticket.sleep(Some(deadline), None).unwrap_or_else(|_| {
+                    std::thread::yield_now();
+                    Instant::now() < deadline
+                }),
+                WaitStrategy::Spin | WaitStrategy::Yield => {
+                    std::thread::yield_now();
+                    Instant::now() < deadline
+                }
+            };
+            if !in_time {
+                return Err(full);
+            }
+        }
+    }
+
+    fn explain(&self, error: OutletError, waited: Duration) -> PublishError {
+        let full = |slowest: Option<LinkId>| PublishError::Full {
+            topic: Arc::clone(&self.topic),
+            slowest: slowest.and_then(|link| self.shared.name_of(link)),
+            waited,
+        };
+        match error {
+            OutletError::NoRoom(NoRoom::Behind(link)) => full(Some(link)),
+            OutletError::NoRoom(NoRoom::Full(link)) => full(link),
+            OutletError::NoRoom(NoRoom::TooLong { limit }) => {
+                PublishError::TooLong { topic: Arc::clone(&self.topic), limit }
+            }
+            OutletError::Unserializable(reason) => PublishError::Unserializable(reason),
+            other => PublishError::Unserializable(other.to_string()),
+        }
+    }
+}
+
+impl Publisher<[u8]> {
+    /// Room for a message of `len` bytes, in shared memory, zeroed: write it in place, then [`Loan::send`] it. Waits for room
+    /// as [`publish`](Self::publish) does.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`].
+    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
+        let mut loan = self.loan_uninit(len)?;
+        loan.fill(0);
+        Ok(loan)
+    }
+
+    /// As [`loan`](Self::loan), without the zeros: it holds whatever stood there before, such as older messages of this
+    /// publisher. For those who write all of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`].
+    #[inline]
+    pub fn loan_uninit(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
+        let open = |outlet: &mut Outlet, reach| outlet.try_open(len, reach).map(drop).map_err(OutletError::NoRoom);
+        if let Err(error) = open(&mut self.outlet, Reach::Prompt) {
+            self.retry(error, open)?;
+        }
+        // There is room now, and nobody else who could take it.
+        match self.outlet.try_open(len, Reach::Limit) {
+            Ok(frame) => Ok(Loan::new(frame)),
+            Err(no_room) => Err(refused(&self.topic, no_room)),
+        }
+    }
+}
+
+#[cold]
+fn refused(topic: &Arc<str>, no_room: NoRoom) -> PublishError {
+    let topic = Arc::clone(topic);
+    match no_room {
+        NoRoom::TooLong { limit } => PublishError::TooLong { topic, limit },
+        _ => PublishError::Full { topic, slowest: None, waited: Duration::ZERO },
+    }
+}
+
+impl<T: Message + ?Sized> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        self.outlet.finish();
+        self.handle.core.command(Command::Withdraw(self.id));
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for Publisher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("topic", &self.topic).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A publisher about to be made.
+#[must_use = "nothing happens before `create`"]
+pub struct PublisherBuilder<T: Message + ?Sized> {
+    handle: Arc<Handle>,
+    topic: String,
+    shape: LogShape,
+    retention: Retention,
+    deadline: Duration,
+    wait: WaitStrategy,
+    link_timeout: Duration,
+    messages: PhantomData<fn(&T)>,
+}
+
+impl<T: Message + ?Sized> PublisherBuilder<T> {
+    pub(crate) fn new(handle: Arc<Handle>, topic: &str) -> PublisherBuilder<T> {
+        PublisherBuilder {
+            handle,
+            topic: topic.to_owned(),
+            shape: LogShape { block_len: DEFAULT_BLOCK_LEN, blocks: 0 },
+            retention: Retention::default(),
+            deadline: DEADLINE,
+            wait: WaitStrategy::default(),
+            link_timeout: LINK_TIMEOUT,
+            messages: PhantomData,
+        }
+    }
+
+    /// bytes of a block of the log; a power of two from 4 KiB to 64 MiB, default 64 KiB. Longer messages take several blocks.
+    pub fn block_len(mut self, bytes: u32) -> Self {
+        self.shape.block_len = bytes;
+        self
+    }
+
+    /// The most blocks that the log may grow to, at least 4. Default: what fits into a quarter of the memory. Blocks that were
+    /// never needed cost nothing.
+    pub fn blocks(mut self, blocks: u32) -> Self {
+        self.shape.blocks = blocks;
+        self
+    }
+
+    /// How many messages are kept for lossy subscribers that fall behind; default 64.
+    pub fn depth(mut self, messages: u64) -> Self {
+        self.retention.depth = messages;
+        self
+    }
+
+    /// How many messages are kept for subscribers that join late and ask for history; default 0.
+    pub fn history(mut self, messages: u64) -> Self {
+        self.retention.history = messages;
+        self
+    }
+
+    /// How long [`Publisher::publish`] waits for room; default 1 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How it waits.
+    pub fn wait(mut self, wait: WaitStrategy) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long [`create`](Self::create) waits for the links to subscribers that are there; default 1 s.
+    pub fn link_timeout(mut self, timeout: Duration) -> Self {
+        self.link_timeout = timeout;
+        self
+    }
+
+    /// Makes the publisher. Returns when it is linked to every subscriber of the topic that is there and answers, at the
+    /// latest after the link timeout; [`Publisher::pending`] says who is missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`AdvertiseError`].
+    pub fn create(self) -> Result<Publisher<T>, AdvertiseError> {
+        let topic =
+            Topic::new(&self.topic).map_err(|source| AdvertiseError::Topic { topic: self.topic.clone(), source })?;
+        let schema = T::schema();
+        schema.check()?;
+        log::check(LogShape {
+            blocks: if self.shape.blocks == 0 { MIN_BLOCKS } else { self.shape.blocks },
+            ..self.shape
+        })?;
+        let topic: Arc<str> = topic.as_str().into();
+        let id = PublicationId(random());
+        let shared = Arc::new(PublicationShared::default());
+        let (reply, answer) = bounded(1);
+        let asked = self.handle.core.command(Command::Advertise(AdvertiseRequest {
+            publication: id,
+            topic: Arc::clone(&topic),
+            schema,
+            shape: self.shape,
+            retention: self.retention,
+            shared: Arc::clone(&shared),
+            reply,
+        }));
+        if !asked {
+            return Err(AdvertiseError::Closed);
+        }
+        let outlet = match answer.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(outlet) => outlet?,
+            Err(error) => {
+                self.handle.core.command(Command::Withdraw(id));
+                return Err(if error.is_timeout() {
+                    AdvertiseError::TimedOut { topic: self.topic, waited: ANSWER_TIMEOUT }
+                } else {
+                    AdvertiseError::Closed
+                });
+            }
+        };
+        shared.wait_settled(Instant::now() + self.link_timeout);
+        Ok(Publisher {
+            outlet: *outlet,
+            topic,
+            id,
+            shared,
+            handle: self.handle,
+            deadline: self.deadline,
+            wait: self.wait,
+            impatient_until: None,
+            messages: PhantomData,
+        })
+    }
+}

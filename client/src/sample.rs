@@ -1,0 +1,238 @@
+//! Samples: messages that were received, in place.
+//!
+//! The only module of this crate with `unsafe` in it: an owned sample looks at its bytes again and again, without checking them
+//! each time.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use nodeset_bus::inlet::{Frame, Kept};
+use nodeset_bus::message::{Message, Schema};
+use rkyv::util::AlignedVec;
+
+use crate::error::ReceiveError;
+use crate::session::{Port, PublisherInfo};
+use crate::subscriber::{Found, Subscriber};
+
+/// A message that was received: borrowed from its subscriber, in place. Derefs to the archived form of the message's type,
+/// which was checked.
+///
+/// [`into_owned`](Sample::into_owned) makes one that outlives the next receive.
+pub struct Sample<'a, T: Message + ?Sized> {
+    view: &'a T::View,
+    payload: &'a [u8],
+    frame: Frame,
+    port: &'a Port,
+    topic: &'a Arc<str>,
+    /// The bytes are the subscriber's own copy.
+    copied: bool,
+}
+
+impl<'a, T: Message + ?Sized> Sample<'a, T> {
+    /// The message, for as long as the subscriber is borrowed.
+    pub fn view(&self) -> &'a T::View {
+        self.view
+    }
+
+    /// Sequence number of the message in its publication: grows by one with each.
+    pub fn sequence(&self) -> u64 {
+        self.frame.sequence
+    }
+
+    /// How many messages of this publication were missed right before this one.
+    pub fn missed_before(&self) -> u64 {
+        self.frame.missed_before
+    }
+
+    /// Name of the node that published it.
+    pub fn publisher(&self) -> &'a str {
+        &self.port.publisher.node
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &'a str {
+        self.topic
+    }
+
+    /// What its publisher publishes.
+    pub fn schema(&self) -> &'a Schema {
+        &self.port.publisher.schema
+    }
+
+    /// Its bytes.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// Keeps the message beyond the next receive, still in place (unless it had to be copied because its publisher is another
+    /// user). What is kept costs the publisher memory, never time.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::TooManyHeld`].
+    pub fn into_owned(self) -> Result<OwnedSample<T>, ReceiveError> {
+        let bytes = if self.copied {
+            let mut copy = AlignedVec::with_capacity(self.payload.len());
+            copy.extend_from_slice(self.payload);
+            Bytes::Copied(Arc::new(copy))
+        } else {
+            Bytes::Kept(self.port.inlet.keep()?)
+        };
+        Ok(OwnedSample {
+            bytes,
+            frame: self.frame,
+            publisher: Arc::clone(&self.port.publisher),
+            topic: Arc::clone(self.topic),
+            view: PhantomData,
+        })
+    }
+}
+
+impl<T: Message + ?Sized> Deref for Sample<'_, T> {
+    type Target = T::View;
+
+    #[inline]
+    fn deref(&self) -> &T::View {
+        self.view
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for Sample<'_, T>
+where
+    T::View: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sample")
+            .field("sequence", &self.sequence())
+            .field("message", &self.view)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message that is kept: it stays where it is for as long as this lives, whatever its subscriber, its node or its publisher
+/// does. Cheap to clone.
+pub struct OwnedSample<T: Message + ?Sized> {
+    bytes: Bytes,
+    frame: Frame,
+    publisher: Arc<PublisherInfo>,
+    topic: Arc<str>,
+    view: PhantomData<Box<T::View>>,
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Kept(Kept),
+    Copied(Arc<AlignedVec>),
+}
+
+impl<T: Message + ?Sized> OwnedSample<T> {
+    /// Sequence number of the message in its publication: grows by one with each.
+    pub fn sequence(&self) -> u64 {
+        self.frame.sequence
+    }
+
+    /// How many messages of this publication were missed right before this one.
+    pub fn missed_before(&self) -> u64 {
+        self.frame.missed_before
+    }
+
+    /// Name of the node that published it.
+    pub fn publisher(&self) -> &str {
+        &self.publisher.node
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// What its publisher publishes.
+    pub fn schema(&self) -> &Schema {
+        &self.publisher.schema
+    }
+
+    /// Its bytes.
+    pub fn payload(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Kept(kept) => kept.payload(),
+            Bytes::Copied(copy) => copy,
+        }
+    }
+}
+
+impl<T: Message + ?Sized> Deref for OwnedSample<T> {
+    type Target = T::View;
+
+    #[inline]
+    fn deref(&self) -> &T::View {
+        // SAFETY:
+        // - the bytes are the same that were checked when the sample was made: committed frames do not change (a publisher that
+        //   could do otherwise is another user's, and then the bytes are a copy of our own), and the block is held
+        unsafe { T::view_unchecked(self.payload()) }
+    }
+}
+
+impl<T: Message + ?Sized> Clone for OwnedSample<T> {
+    fn clone(&self) -> Self {
+        OwnedSample {
+            bytes: self.bytes.clone(),
+            frame: self.frame,
+            publisher: Arc::clone(&self.publisher),
+            topic: Arc::clone(&self.topic),
+            view: PhantomData,
+        }
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for OwnedSample<T>
+where
+    T::View: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedSample")
+            .field("sequence", &self.sequence())
+            .field("message", &&**self)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Message + ?Sized> Subscriber<T> {
+    /// What was found, checked.
+    #[inline]
+    pub(crate) fn sample(&mut self, found: Found) -> Result<Sample<'_, T>, ReceiveError> {
+        let copied = self.copy_if_foreign(&found);
+        let port = &self.ports[found.port];
+        let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
+        match T::view(payload) {
+            Ok(view) => Ok(Sample { view, payload, frame: found.frame, port, topic: &self.topic, copied }),
+            Err(source) => Err(ReceiveError::Invalid {
+                topic: Arc::clone(&self.topic),
+                publisher: Arc::clone(&port.publisher.node),
+                source,
+            }),
+        }
+    }
+
+    /// As [`try_receive`](Self::try_receive), without checking the message's bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_receive`](Self::try_receive).
+    ///
+    /// # Safety
+    ///
+    /// Every publisher of the topic is a program that publishes messages of type `T` through this library, and does not write to
+    /// its log otherwise.
+    pub unsafe fn try_receive_unchecked(&mut self) -> Result<Option<Sample<'_, T>>, ReceiveError> {
+        let Some(found) = self.poll()? else { return Ok(None) };
+        let copied = self.copy_if_foreign(&found);
+        let port = &self.ports[found.port];
+        let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
+        // SAFETY:
+        // - the payload is a message of type T: the caller's contract
+        let view = unsafe { T::view_unchecked(payload) };
+        Ok(Some(Sample { view, payload, frame: found.frame, port, topic: &self.topic, copied }))
+    }
+}

@@ -1,0 +1,580 @@
+//! The table: what the node holds, and what it answers to the dispatcher and to its own threads.
+//!
+//! What is to be said goes into an outbox. While no dispatcher is there the outbox is thrown away: everything that matters is
+//! in here, and is handed back.
+
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use nodeset_bus::inlet::{Inlet, InletSpec};
+use nodeset_bus::log;
+use nodeset_bus::memory::{Segment, SharedWords};
+use nodeset_bus::outlet::{Outlet, OutletLink};
+use nodeset_bus::page::{SIGNAL_PAGE_LEN, SignalPage};
+use nodeset_bus::protocol::{
+    About, EndReason, EnterLink, Expected, LinkId, ListLink, LogShape, Mismatch, NodeId, PublicationId, RefusalCode,
+    SubscriptionId, ToDispatcher, ToNode,
+};
+use nodeset_bus::sys::Bell;
+use tracing::{debug, info, warn};
+
+use super::connection::{Attached, Outbox};
+use super::peers::Peers;
+use super::publications::{AdvertiseRequest, Log, OutgoingLink, Publication};
+use super::subscriptions::{Arrival, IncomingLink, Port, Publisher, SubscribeRequest, Subscription};
+use super::{Command, Core, Handle};
+use crate::error::{AdvertiseError, EnterError, SubscribeError};
+use crate::event::NodeEvent;
+
+/// See the module.
+pub(super) struct Table {
+    core: Arc<Core>,
+    /// For the links: whatever came from one keeps the session alive.
+    handle: Weak<Handle>,
+    pub(super) publications: HashMap<PublicationId, Publication>,
+    pub(super) subscriptions: HashMap<SubscriptionId, Subscription>,
+    pub(super) peers: Peers,
+    /// Rung by peers of that user.
+    pub(super) own_bells: HashMap<u32, Arc<Bell>>,
+    /// For subscribers of that user.
+    pub(super) own_signals: HashMap<u32, OwnSignal>,
+}
+
+/// One of the node's signal pages.
+pub(super) struct OwnSignal {
+    pub(super) segment: Arc<Segment>,
+    page: SignalPage<SharedWords>,
+}
+
+/// Says something without descriptors.
+fn say(outbox: &mut Outbox, message: ToDispatcher) {
+    outbox.push_back((message, Vec::new()));
+}
+
+impl Table {
+    pub(super) fn new(core: Arc<Core>, handle: Weak<Handle>) -> rustix::io::Result<Table> {
+        Ok(Table {
+            core,
+            handle,
+            publications: HashMap::new(),
+            subscriptions: HashMap::new(),
+            peers: Peers::new()?,
+            own_bells: HashMap::new(),
+            own_signals: HashMap::new(),
+        })
+    }
+
+    /// Readable when a peer died.
+    pub(super) fn peers_fd(&self) -> BorrowedFd<'_> {
+        self.peers.fd()
+    }
+
+    /// The node leaves: whoever waits for an answer gets none.
+    pub(super) fn abandon(&mut self) {
+        self.publications.clear();
+        self.subscriptions.clear();
+    }
+
+    // Asked by the node's own threads.
+
+    pub(super) fn advertise(&mut self, request: AdvertiseRequest, outbox: &mut Outbox) {
+        let id = request.publication;
+        let publication = Publication::new(request);
+        say(outbox, ToDispatcher::Advertise(publication.advertise(id)));
+        self.publications.insert(id, publication);
+    }
+
+    pub(super) fn withdraw(&mut self, id: PublicationId, outbox: &mut Outbox) {
+        if self.publications.remove(&id).is_some() {
+            say(outbox, ToDispatcher::Unadvertise { publication: id });
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, request: SubscribeRequest, outbox: &mut Outbox) {
+        let SubscribeRequest { subscription: id, topic, schema, reliable, depth, history, shared, reply } = request;
+        let subscription = Subscription {
+            topic,
+            schema,
+            reliable,
+            depth,
+            history,
+            shared,
+            reply: Some(reply),
+            live: false,
+            closed: false,
+            links: HashMap::new(),
+        };
+        say(outbox, ToDispatcher::Subscribe(subscription.subscribe(id)));
+        self.subscriptions.insert(id, subscription);
+    }
+
+    pub(super) fn close(&mut self, id: SubscriptionId, outbox: &mut Outbox) {
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            subscription.closed = true;
+            self.end_closed(id, outbox);
+        }
+    }
+
+    /// A subscription ends once its subscriber and all its samples are gone.
+    fn end_closed(&mut self, id: SubscriptionId, outbox: &mut Outbox) {
+        if self.subscriptions.get(&id).is_some_and(|it| it.closed && it.links.is_empty()) {
+            self.subscriptions.remove(&id);
+            say(outbox, ToDispatcher::Unsubscribe { subscription: id });
+        }
+    }
+
+    pub(super) fn released(&mut self, id: LinkId, tag: u16, outbox: &mut Outbox) {
+        let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else { return };
+        let Some(link) = subscription.links.get(&id).filter(|link| link.tag == tag).copied() else { return };
+        subscription.links.remove(&id);
+        say(outbox, ToDispatcher::LinkLeft { link: id });
+        if !link.ended && !subscription.closed {
+            // Given up by the subscriber itself; the dispatcher makes a fresh one if both ends still want it.
+            debug!(event = "link_left", ?id);
+        }
+        self.end_closed(id.subscription, outbox);
+    }
+
+    // Said by the dispatcher.
+
+    pub(super) fn on_message(&mut self, message: ToNode, descriptors: Vec<OwnedFd>, outbox: &mut Outbox) {
+        match message {
+            ToNode::LogGranted { publication, shape, slot } => {
+                self.log_granted(publication, shape, slot, descriptors, outbox);
+            }
+            ToNode::Advertised { publication, expected, mismatched } => {
+                self.advertised(publication, expected, mismatched, outbox);
+            }
+            ToNode::Subscribed { subscription, expected, mismatched } => {
+                self.subscribed(subscription, expected, mismatched, outbox);
+            }
+            ToNode::Refused { about, code, text } => self.refused(about, code, text, outbox),
+            ToNode::Mismatch(mismatch) => self.tell_mismatch(mismatch),
+            ToNode::Peer(peer) => {
+                let node = peer.name.clone();
+                complain(&node, self.peers.introduce(peer, descriptors));
+            }
+            ToNode::ForgetPeer { node } => {
+                if !self.has_links_with(node) {
+                    self.peers.forget(node);
+                }
+            }
+            ToNode::OwnSignal { uid } => complain("this node", self.own_signal(uid, descriptors)),
+            ToNode::OwnBell { uid } => complain("this node", self.own_bell(uid, descriptors)),
+            ToNode::Signal { node } => complain("a publisher", self.peers.signal(node, descriptors)),
+            ToNode::ListLink(link) => self.list_link(link, outbox),
+            ToNode::EnterLink(link) => self.enter_link(link, descriptors, outbox),
+            ToNode::LinkReady { link } => self.link_ready(link),
+            ToNode::Demote { link } => self.demote(link),
+            ToNode::RemoveLink { link } => {
+                self.remove_link(link, false);
+                say(outbox, ToDispatcher::LinkRemoved { link });
+            }
+            ToNode::LinkEnded { link, reason } => self.link_ended(link, reason, outbox),
+            // Of the session itself, or for tools.
+            ToNode::Welcome(_) | ToNode::Leaving | ToNode::Listing(_) | ToNode::ListingEnd => {}
+        }
+    }
+
+    fn log_granted(
+        &mut self,
+        id: PublicationId,
+        shape: LogShape,
+        slot: u32,
+        descriptors: Vec<OwnedFd>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(publication) = self.publications.get_mut(&id) else {
+            say(outbox, ToDispatcher::Unadvertise { publication: id });
+            return;
+        };
+        if publication.log.is_some() {
+            return;
+        }
+        match make_log(shape, publication, descriptors) {
+            Ok((segment, outlet)) => {
+                let links = Arc::clone(outlet.links());
+                publication.log = Some(Log { segment: Arc::new(segment), shape, slot, links });
+                publication.outlet = Some(Box::new(outlet));
+                say(outbox, ToDispatcher::LogReady { publication: id });
+            }
+            Err(error) => self.fail_publication(id, error, outbox),
+        }
+    }
+
+    fn advertised(
+        &mut self,
+        id: PublicationId,
+        expected: Vec<Expected>,
+        mismatched: Vec<Mismatch>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(publication) = self.publications.get_mut(&id) else {
+            say(outbox, ToDispatcher::Unadvertise { publication: id });
+            return;
+        };
+        publication.shared.expect(expected);
+        let Some(outlet) = publication.outlet.take() else {
+            mismatched.into_iter().for_each(|mismatch| self.tell_mismatch(mismatch));
+            return;
+        };
+        publication.live = true;
+        if let Some(Mismatch { topic, node, difference, .. }) = mismatched.into_iter().next() {
+            self.fail_publication(id, AdvertiseError::Mismatch { topic, node, difference }, outbox);
+        } else if publication.reply.take().is_some_and(|reply| reply.send(Ok(outlet)).is_err()) {
+            // Nobody waits any more.
+            self.withdraw(id, outbox);
+        }
+    }
+
+    fn fail_publication(&mut self, id: PublicationId, error: AdvertiseError, outbox: &mut Outbox) {
+        let Some(publication) = self.publications.remove(&id) else { return };
+        if let Some(reply) = publication.reply {
+            // Whoever asked may have given up.
+            let _ = reply.send(Err(error));
+        }
+        say(outbox, ToDispatcher::Unadvertise { publication: id });
+    }
+
+    fn subscribed(
+        &mut self,
+        id: SubscriptionId,
+        expected: Vec<Expected>,
+        mismatched: Vec<Mismatch>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            say(outbox, ToDispatcher::Unsubscribe { subscription: id });
+            return;
+        };
+        subscription.live = true;
+        let Some(reply) = subscription.reply.take() else {
+            mismatched.into_iter().for_each(|mismatch| self.tell_mismatch(mismatch));
+            return;
+        };
+        let links = &subscription.links;
+        subscription.shared.expect(expected, |link| links.contains_key(&link));
+        let answer = match mismatched.into_iter().next() {
+            None => Ok(()),
+            Some(Mismatch { topic, node, difference, .. }) => Err(SubscribeError::Mismatch { topic, node, difference }),
+        };
+        // A subscriber that is not made, or that nobody waits for any more, closes itself where it is dropped.
+        let _ = reply.send(answer);
+    }
+
+    fn refused(&mut self, about: About, code: RefusalCode, text: String, outbox: &mut Outbox) {
+        match about {
+            About::Publication(id) => {
+                let Some(publication) = self.publications.get(&id) else { return };
+                let topic = publication.topic.to_string();
+                if publication.live {
+                    // It could not be handed back. Its links go on; new subscribers do not find it.
+                    warn!(event = "publication_refused", topic, text);
+                    self.core.tell(&NodeEvent::Refused { reason: format!("publication of `{topic}`: {text}") });
+                } else {
+                    self.fail_publication(id, AdvertiseError::Refused { topic, code, text }, outbox);
+                }
+            }
+            About::Subscription(id) => {
+                let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+                let topic = subscription.topic.to_string();
+                match subscription.reply.take() {
+                    Some(reply) => {
+                        let _ = reply.send(Err(SubscribeError::Refused { topic, code, text }));
+                    }
+                    None => {
+                        warn!(event = "subscription_refused", topic, text);
+                        self.core.tell(&NodeEvent::Refused { reason: format!("subscription of `{topic}`: {text}") });
+                    }
+                }
+            }
+            About::Link(id) => {
+                warn!(event = "link_refused", ?id, text);
+                if let Some(publication) = self.publications.get(&id.publication) {
+                    publication.shared.gone(id);
+                }
+                if let Some(subscription) = self.subscriptions.get(&id.subscription) {
+                    subscription.shared.not_coming(id);
+                }
+                self.core.tell(&NodeEvent::Refused { reason: text });
+            }
+            About::Session | About::Replace => {}
+        }
+    }
+
+    fn tell_mismatch(&self, mismatch: Mismatch) {
+        let Mismatch { topic, node, difference, .. } = mismatch;
+        warn!(event = "type_mismatch", topic, peer = node, difference);
+        self.core.tell(&NodeEvent::Mismatch { topic: topic.into(), peer: node.into(), difference });
+    }
+
+    fn own_signal(&mut self, uid: u32, descriptors: Vec<OwnedFd>) -> Result<(), EnterError> {
+        let Some(descriptor) = descriptors.into_iter().next() else {
+            return Err(EnterError::Protocol("`OwnSignal` came without a page"));
+        };
+        let segment = Segment::from_fd(descriptor)?;
+        segment.check_shared(SIGNAL_PAGE_LEN)?;
+        let page = SignalPage::open(SharedWords::mapped(segment.map_writable()?));
+        self.own_signals.entry(uid).or_insert(OwnSignal { segment: Arc::new(segment), page });
+        Ok(())
+    }
+
+    fn own_bell(&mut self, uid: u32, descriptors: Vec<OwnedFd>) -> Result<(), EnterError> {
+        let Some(descriptor) = descriptors.into_iter().next() else {
+            return Err(EnterError::Protocol("`OwnBell` came without a bell"));
+        };
+        if self.own_bells.contains_key(&uid) {
+            return Ok(());
+        }
+        let bell = Arc::new(Bell::from_fd(descriptor).map_err(|_| EnterError::Protocol("the bell that came is none"))?);
+        self.core
+            .waiter
+            .add_bell(Arc::clone(&bell))
+            .map_err(|_| EnterError::Protocol("the bell that came cannot be waited on"))?;
+        self.own_bells.insert(uid, bell);
+        Ok(())
+    }
+
+    // Links, as a publisher.
+
+    fn list_link(&mut self, list: ListLink, outbox: &mut Outbox) {
+        let ListLink { link: id, subscriber, line, tag, reliable } = list;
+        let listed = self.peers.find(subscriber).filter(|peer| !peer.dead).and_then(|peer| {
+            let publication = self.publications.get_mut(&id.publication).filter(|it| it.epoch == id.epoch)?;
+            let log = publication.log.as_ref()?;
+            let signal = self.own_signals.get(&peer.uid)?;
+            log.links.add(OutletLink {
+                id,
+                page: peer.page.clone(),
+                line,
+                tag,
+                reliable,
+                bell: Arc::clone(&peer.bell) as Arc<dyn log::Ring>,
+                signal: signal.page.clone(),
+                slot: log.slot,
+            });
+            let link = OutgoingLink { peer: subscriber, line, tag, reliable, demoted: false };
+            publication.links.insert(id, link);
+            Some(())
+        });
+        let answer = match listed {
+            Some(()) => ToDispatcher::LinkListed { link: id },
+            None => ToDispatcher::LinkRemoved { link: id },
+        };
+        say(outbox, answer);
+    }
+
+    fn link_ready(&mut self, id: LinkId) {
+        let Some(publication) = self.publications.get(&id.publication) else { return };
+        let (Some(link), Some(log)) = (publication.links.get(&id), publication.log.as_ref()) else { return };
+        let Some(peer) = self.peers.find(link.peer) else { return };
+        if log.links.set_ready(id) {
+            publication.shared.ready(id, Arc::clone(&peer.name));
+            debug!(event = "linked", topic = &*publication.topic, subscriber = &*peer.name);
+            self.core.tell(&NodeEvent::Linked {
+                topic: Arc::clone(&publication.topic),
+                peer: Arc::clone(&peer.name),
+                peer_subscribes: true,
+            });
+        }
+    }
+
+    fn demote(&mut self, id: LinkId) {
+        let Some(publication) = self.publications.get_mut(&id.publication) else { return };
+        let Some(link) = publication.links.get_mut(&id) else { return };
+        link.demoted = true;
+        if publication.log.as_ref().is_some_and(|log| log.links.demote(id)) {
+            info!(event = "link_demoted", topic = &*publication.topic, ?id);
+            // The publisher may wait for it.
+            self.core.waiter.kick();
+        }
+    }
+
+    fn remove_link(&mut self, id: LinkId, died: bool) {
+        let Some(publication) = self.publications.get_mut(&id.publication) else { return };
+        let Some(link) = publication.links.remove(&id) else { return };
+        if let Some(log) = &publication.log {
+            log.links.remove(id);
+        }
+        publication.shared.gone(id);
+        // The publisher may wait for it.
+        self.core.waiter.kick();
+        if let Some(peer) = self.peers.find(link.peer) {
+            self.core.tell(&NodeEvent::LinkEnded {
+                topic: Arc::clone(&publication.topic),
+                peer: Arc::clone(&peer.name),
+                peer_subscribes: true,
+                died,
+            });
+        }
+    }
+
+    // Links, as a subscriber.
+
+    fn enter_link(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>, outbox: &mut Outbox) {
+        let (id, tag, topic) = (enter.link, enter.tag, enter.topic.clone());
+        let known = self.subscriptions.get(&id.subscription).and_then(|it| it.links.get(&id));
+        if known.is_some_and(|link| link.tag == tag) {
+            say(outbox, ToDispatcher::LinkEntered { link: id });
+            return;
+        }
+        match self.try_enter(enter, descriptors) {
+            // Before the port goes to its subscriber, which may drop it at once: then `LinkLeft` follows.
+            Ok(Some(port)) => {
+                say(outbox, ToDispatcher::LinkEntered { link: id });
+                let publisher = Arc::clone(&port.publisher.node);
+                debug!(event = "linked", topic, %publisher);
+                if let Some(subscription) = self.subscriptions.get(&id.subscription) {
+                    let topic = Arc::clone(&subscription.topic);
+                    // Given back when the subscriber is gone: dropped here, which says `Released`.
+                    drop(subscription.shared.push(Arrival::Port(Box::new(port))));
+                    self.core.waiter.kick();
+                    self.core.tell(&NodeEvent::Linked { topic, peer: publisher, peer_subscribes: false });
+                }
+            }
+            Ok(None) => say(outbox, ToDispatcher::LinkLeft { link: id }),
+            Err(error) => {
+                warn!(event = "link_not_entered", topic, %error);
+                if let Some(subscription) = self.subscriptions.get(&id.subscription) {
+                    subscription.shared.not_coming(id);
+                }
+                say(outbox, ToDispatcher::LinkLeft { link: id });
+            }
+        }
+    }
+
+    /// `None` when nobody wants it any more.
+    fn try_enter(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>) -> Result<Option<Port>, EnterError> {
+        let EnterLink { link: id, publisher, schema, shape, slot, line, tag, reliable, .. } = enter;
+        let Some(handle) = self.handle.upgrade() else { return Ok(None) };
+        let Some(subscription) = self.subscriptions.get_mut(&id.subscription).filter(|it| !it.closed) else {
+            return Ok(None);
+        };
+        let peer = self.peers.find(publisher).ok_or(EnterError::Protocol("`EnterLink` before `Peer`"))?;
+        let signal = peer.signal.clone().ok_or(EnterError::Protocol("`EnterLink` before `Signal`"))?;
+        let descriptor =
+            descriptors.into_iter().next().ok_or(EnterError::Protocol("`EnterLink` came without a log"))?;
+        log::check(shape).map_err(|_| EnterError::Protocol("the log has no valid shape"))?;
+        let segment = Segment::from_fd(descriptor)?;
+        segment.check_one_writer(log::segment_len(shape))?;
+        let mut inlet = Inlet::enter(InletSpec {
+            id,
+            log: segment.map_readable()?,
+            shape,
+            page: Arc::clone(&self.core.page),
+            line,
+            tag,
+            reliable,
+            depth: subscription.depth,
+            history: subscription.history,
+            signal,
+            slot,
+            bell: Arc::clone(&peer.bell) as Arc<dyn log::Ring>,
+            on_released: Box::new(move || {
+                // Where the session thread is gone, the kernel tells everybody.
+                let _ = handle.core.command(Command::Released(id, tag));
+            }),
+        })?;
+        if peer.dead {
+            inlet.publisher_gone();
+        }
+        let link = IncomingLink { peer: publisher, line, tag, reliable, ended: peer.dead };
+        subscription.links.insert(id, link);
+        let own = self.core.info().uid;
+        let foreign = peer.uid != own && peer.uid != 0;
+        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), schema, foreign });
+        Ok(Some(Port { inlet, publisher }))
+    }
+
+    fn link_ended(&mut self, id: LinkId, reason: EndReason, outbox: &mut Outbox) {
+        let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else {
+            say(outbox, ToDispatcher::LinkLeft { link: id });
+            return;
+        };
+        subscription.shared.not_coming(id);
+        match subscription.links.get(&id) {
+            None => say(outbox, ToDispatcher::LinkLeft { link: id }),
+            Some(_) => self.end_incoming(id, reason == EndReason::Died),
+        }
+    }
+
+    /// No more will come from that publisher: its subscriber drains what is there.
+    fn end_incoming(&mut self, id: LinkId, died: bool) {
+        let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else { return };
+        let Some(link) = subscription.links.get_mut(&id).filter(|link| !link.ended) else { return };
+        link.ended = true;
+        let peer = link.peer;
+        drop(subscription.shared.push(Arrival::Gone(id)));
+        self.core.waiter.kick();
+        if let Some(peer) = self.peers.find(peer) {
+            let (topic, name) = (Arc::clone(&subscription.topic), Arc::clone(&peer.name));
+            info!(event = "publisher_gone", topic = &*topic, publisher = &*name, died);
+            self.core.tell(&NodeEvent::LinkEnded { topic, peer: name, peer_subscribes: false, died });
+        }
+    }
+
+    // Deaths.
+
+    /// Ends the links with those whose processes died.
+    pub(super) fn bury_dead(&mut self, outbox: &mut Outbox) {
+        for dead in self.peers.newly_dead() {
+            let outgoing: Vec<_> = self
+                .publications
+                .values()
+                .flat_map(|publication| &publication.links)
+                .filter_map(|(&id, link)| (link.peer == dead).then_some(id))
+                .collect();
+            for id in outgoing {
+                self.remove_link(id, true);
+                say(outbox, ToDispatcher::LinkRemoved { link: id });
+            }
+            let incoming: Vec<_> = self
+                .subscriptions
+                .values()
+                .flat_map(|subscription| &subscription.links)
+                .filter_map(|(&id, link)| (link.peer == dead).then_some(id))
+                .collect();
+            for id in incoming {
+                self.end_incoming(id, true);
+            }
+        }
+    }
+
+    fn has_links_with(&self, node: NodeId) -> bool {
+        self.publications.values().flat_map(|it| it.links.values()).any(|link| link.peer == node)
+            || self.subscriptions.values().flat_map(|it| it.links.values()).any(|link| link.peer == node)
+    }
+}
+
+impl Attached {
+    /// A segment, to go with a message.
+    pub(super) fn segment(segment: &Arc<Segment>) -> Attached {
+        Attached::Segment(Arc::clone(segment))
+    }
+}
+
+fn make_log(
+    shape: LogShape,
+    publication: &Publication,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(Segment, Outlet), AdvertiseError> {
+    let failed = |source| AdvertiseError::Log { topic: publication.topic.to_string(), source };
+    let descriptor =
+        descriptors.into_iter().next().ok_or(AdvertiseError::Protocol("`LogGranted` came without a log"))?;
+    log::check(shape)?;
+    let segment = Segment::from_fd(descriptor).map_err(failed)?;
+    if segment.len() < log::segment_len(shape) {
+        return Err(AdvertiseError::Protocol("the log that came is too short for its shape"));
+    }
+    let mapping = segment.map_writable().map_err(failed)?;
+    let outlet = Outlet::create(mapping, shape, publication.epoch, publication.retention);
+    segment.seal_for_one_writer().map_err(failed)?;
+    Ok((segment, outlet))
+}
+
+fn complain(about: &str, result: Result<(), EnterError>) {
+    if let Err(error) = result {
+        warn!(event = "introduction_refused", about, %error);
+    }
+}

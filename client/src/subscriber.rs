@@ -1,0 +1,545 @@
+//! Subscribers.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+use nodeset_bus::inlet::{Frame, InletFault};
+use nodeset_bus::message::{Message, Schema};
+use nodeset_bus::protocol::{LinkId, SubscriptionId};
+use nodeset_bus::topic::Topic;
+use rkyv::util::AlignedVec;
+
+use crate::error::{ReceiveError, SubscribeError};
+use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
+use crate::random;
+use crate::sample::{OwnedSample, Sample};
+use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
+use crate::wait::{SpinBudget, Ticket, WaitStrategy};
+
+/// Looks between two looks at the clock.
+const LOOKS: u32 = 64;
+/// A strategy that spins gives way to other threads after so many looks.
+const LOOKS_BEFORE_YIELD: u32 = 4096;
+/// messages that a lossy subscriber goes back when it was lapped
+const DEPTH: u64 = 64;
+
+/// Receives messages of type `T` from all publishers of one topic.
+///
+/// The order of each publication is kept; between publications there is none.
+pub struct Subscriber<T: Message + ?Sized> {
+    pub(crate) ports: Vec<Port>,
+    /// Which port is looked at first.
+    next: usize,
+    shared: Arc<SubscriptionShared>,
+    pub(crate) topic: Arc<str>,
+    id: SubscriptionId,
+    handle: Arc<Handle>,
+    wait: WaitStrategy,
+    budget: SpinBudget,
+    trusting: bool,
+    /// The message received last, if its publisher is not to be trusted.
+    pub(crate) copy: AlignedVec,
+    /// Messages missed on links that are gone, or between two links to one publication.
+    missed_earlier: u64,
+    /// Links that were given up, and the sequence that was due.
+    due: Vec<(LinkId, u64)>,
+    messages: PhantomData<fn() -> Box<T>>,
+}
+
+/// Where a message was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) port: usize,
+    pub(crate) frame: Frame,
+}
+
+impl<T: Message + ?Sized> Subscriber<T> {
+    /// The next message; waits for it, also for publishers to come.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`]; receiving can go on after each of them.
+    #[inline]
+    pub fn receive(&mut self) -> Result<Sample<'_, T>, ReceiveError> {
+        loop {
+            if let Some(found) = self.find(None)? {
+                return self.sample(found);
+            }
+        }
+    }
+
+    /// The next message, if one is there. Never waits, allocates nothing, calls no system.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    #[inline]
+    pub fn try_receive(&mut self) -> Result<Option<Sample<'_, T>>, ReceiveError> {
+        match self.poll()? {
+            Some(found) => self.sample(found).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The next message, if it comes within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn receive_timeout(&mut self, timeout: Duration) -> Result<Option<Sample<'_, T>>, ReceiveError> {
+        // A timeout beyond what the clock can say is none.
+        match self.find(Instant::now().checked_add(timeout))? {
+            Some(found) => self.sample(found).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All messages from now on, waiting for each.
+    pub fn iter(&mut self) -> Samples<'_, T> {
+        Samples { subscriber: self }
+    }
+
+    /// Messages missed so far, of all publications.
+    pub fn missed(&self) -> u64 {
+        self.missed_earlier + self.ports.iter().map(|port| port.inlet.missed()).sum::<u64>()
+    }
+
+    /// How many publishers are linked.
+    pub fn publishers(&mut self) -> usize {
+        self.take_arrivals();
+        self.ports.len()
+    }
+
+    /// Names of the publishers' nodes whose links are on their way.
+    pub fn pending(&self) -> Vec<Arc<str>> {
+        self.shared.pending()
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Prepares for waiting in a foreign event loop: [`Ready`](Readiness::Ready) when there is something to receive now, else
+    /// [`Armed`](Readiness::Armed): then this subscriber's descriptor ([`AsFd`]) becomes readable when something comes. Keep
+    /// the guard while waiting, receive everything afterwards, then arm again.
+    ///
+    /// The descriptor is the node's: it also becomes readable for its other subscribers.
+    ///
+    /// ```no_run
+    /// use std::os::fd::AsFd;
+    /// use nodeset::{Node, Readiness};
+    /// use rustix::event::{PollFd, PollFlags, poll};
+    ///
+    /// # let node = Node::builder("loop").connect()?;
+    /// let mut subscriber = node.subscriber::<str>("chat").create()?;
+    /// loop {
+    ///     while let Some(text) = subscriber.try_receive()? {
+    ///         println!("{}", &*text);
+    ///     }
+    ///     if let Readiness::Armed(armed) = subscriber.arm()? {
+    ///         poll(&mut [PollFd::new(&subscriber, PollFlags::IN)], None)?;
+    ///         drop(armed);
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Wait`].
+    pub fn arm(&mut self) -> Result<Readiness, ReceiveError> {
+        let mut ticket = self.handle.core.waiter.ticket();
+        ticket.drain().map_err(ReceiveError::Wait)?;
+        let at_most = ticket.wish(self.ports.iter().map(|port| port.inlet.wish()));
+        Ok(if self.is_ready() { Readiness::Ready } else { Readiness::Armed(Armed { _ticket: ticket, at_most }) })
+    }
+
+    /// Waits until there is something to receive, or the deadline is over.
+    fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
+        loop {
+            if let Some(found) = self.poll()? {
+                return Ok(Some(found));
+            }
+            let came = match self.wait {
+                WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD),
+                WaitStrategy::Yield => self.spin(deadline, 1),
+                WaitStrategy::Block => self.spin_briefly(deadline) || self.sleep(deadline)?,
+            };
+            if !came {
+                return self.poll();
+            }
+        }
+    }
+
+    /// Looks until something comes; false when the deadline is over.
+    fn spin(&self, deadline: Option<Instant>, looks_before_yield: u32) -> bool {
+        for look in 1_u32.. {
+            if self.is_ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+            if look % looks_before_yield == 0 {
+                std::thread::yield_now();
+            }
+            if look % LOOKS == 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Looks for as long as it is worth it.
+    fn spin_briefly(&mut self, deadline: Option<Instant>) -> bool {
+        let since = Instant::now();
+        let mut until = since + self.budget.duration();
+        if let Some(deadline) = deadline {
+            until = until.min(deadline);
+        }
+        let came = self.spin(Some(until), u32::MAX);
+        if came {
+            self.budget.hit()
+        } else {
+            self.budget.missed()
+        }
+        came
+    }
+
+    /// Sleeps until something may have come; false when the deadline is over.
+    fn sleep(&mut self, deadline: Option<Instant>) -> Result<bool, ReceiveError> {
+        let mut ticket = self.handle.core.waiter.ticket();
+        let at_most = ticket.wish(self.ports.iter().map(|port| port.inlet.wish()));
+        if self.is_ready() {
+            return Ok(true);
+        }
+        ticket.sleep(deadline, at_most).map_err(ReceiveError::Wait)
+    }
+
+    /// Whether [`poll`](Self::poll) has something to say.
+    #[inline]
+    fn is_ready(&self) -> bool {
+        self.ports.iter().any(|port| port.inlet.is_ready()) || self.shared.is_fresh()
+    }
+
+    /// The next message of any port, in turns.
+    #[inline]
+    pub(crate) fn poll(&mut self) -> Result<Option<Found>, ReceiveError> {
+        if self.shared.is_fresh() {
+            self.take_arrivals();
+        }
+        let mut port = self.next;
+        for _ in 0..self.ports.len() {
+            if port >= self.ports.len() {
+                port = 0;
+            }
+            match self.ports[port].inlet.poll() {
+                Ok(None) => port += 1,
+                Ok(Some(frame)) => {
+                    self.next = port + 1;
+                    if self.due.is_empty() {
+                        return Ok(Some(Found { port, frame }));
+                    }
+                    if let Some(frame) = self.continued(port, frame) {
+                        return Ok(Some(Found { port, frame }));
+                    }
+                }
+                Err(fault) => {
+                    if let Some(error) = self.on_fault(port, fault) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A link to a publication that was read before: what lies between is counted, what was had already is left out.
+    #[cold]
+    fn continued(&mut self, port: usize, mut frame: Frame) -> Option<Frame> {
+        let id = self.ports[port].inlet.id();
+        let Some(at) = self.due.iter().position(|(link, _)| *link == id) else { return Some(frame) };
+        let due = self.due[at].1;
+        if frame.sequence < due {
+            return None;
+        }
+        self.due.swap_remove(at);
+        let between = frame.sequence - due;
+        self.missed_earlier += between - frame.missed_before.min(between);
+        frame.missed_before = between;
+        Some(frame)
+    }
+
+    /// Says what the user has to know.
+    #[cold]
+    fn on_fault(&mut self, port: usize, fault: InletFault) -> Option<ReceiveError> {
+        let topic = Arc::clone(&self.topic);
+        let publisher = Arc::clone(&self.ports[port].publisher.node);
+        match fault {
+            InletFault::Evicted { missed } => {
+                if self.handle.core.info().attached {
+                    // Given up, so that a fresh reliable link is made.
+                    let due = self.ports[port].inlet.next_sequence();
+                    self.due.push((self.ports[port].inlet.id(), due));
+                    self.retire(port);
+                }
+                Some(ReceiveError::Evicted { topic, publisher, missed })
+            }
+            InletFault::Corrupt { what, .. } => {
+                self.retire(port);
+                Some(ReceiveError::Damaged { topic, publisher, what })
+            }
+            // The end.
+            _ => {
+                self.retire(port);
+                None
+            }
+        }
+    }
+
+    /// Drops a port; what it missed stays counted.
+    fn retire(&mut self, port: usize) {
+        let port = self.ports.swap_remove(port);
+        self.missed_earlier += port.inlet.missed();
+    }
+
+    #[cold]
+    fn take_arrivals(&mut self) {
+        for arrival in self.shared.take() {
+            match arrival {
+                Arrival::Port(port) => self.ports.push(*port),
+                Arrival::Gone(link) => {
+                    if let Some(port) = self.ports.iter_mut().find(|port| port.inlet.id() == link) {
+                        port.inlet.publisher_gone();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies a message whose publisher could change it after it was checked. Says whether it did.
+    #[inline]
+    pub(crate) fn copy_if_foreign(&mut self, found: &Found) -> bool {
+        let port = &self.ports[found.port];
+        let foreign = port.publisher.foreign && !self.trusting;
+        if foreign {
+            port.inlet.copy_payload(&mut self.copy);
+        }
+        foreign
+    }
+}
+
+impl<T: Message + ?Sized> AsFd for Subscriber<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.core.waiter.as_fd()
+    }
+}
+
+impl<T: Message + ?Sized> Drop for Subscriber<T> {
+    fn drop(&mut self) {
+        self.ports.clear();
+        drop(self.shared.close());
+        self.handle.core.command(Command::CloseSubscription(self.id));
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for Subscriber<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("topic", &self.topic).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What [`Subscriber::arm`] found.
+#[derive(Debug)]
+#[must_use = "an armed subscriber is disarmed when this is dropped"]
+pub enum Readiness {
+    /// There is something to receive.
+    Ready,
+    /// The descriptor becomes readable when there is.
+    Armed(Armed),
+}
+
+/// Keeps a subscriber armed.
+pub struct Armed {
+    _ticket: Ticket,
+    at_most: Option<Duration>,
+}
+
+impl Armed {
+    /// How long to wait at most before receiving is tried anyway; `None` where publishers can always tell (the kernel has
+    /// `membarrier`).
+    pub fn at_most(&self) -> Option<Duration> {
+        self.at_most
+    }
+}
+
+impl fmt::Debug for Armed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Armed").field("at_most", &self.at_most).finish_non_exhaustive()
+    }
+}
+
+/// All messages of a subscriber, each kept for as long as its sample lives.
+#[derive(Debug)]
+pub struct Samples<'a, T: Message + ?Sized> {
+    subscriber: &'a mut Subscriber<T>,
+}
+
+impl<T: Message + ?Sized> Iterator for Samples<'_, T> {
+    type Item = Result<OwnedSample<T>, ReceiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.subscriber.receive().and_then(Sample::into_owned))
+    }
+}
+
+impl<'a, T: Message + ?Sized> IntoIterator for &'a mut Subscriber<T> {
+    type Item = Result<OwnedSample<T>, ReceiveError>;
+    type IntoIter = Samples<'a, T>;
+
+    fn into_iter(self) -> Samples<'a, T> {
+        self.iter()
+    }
+}
+
+/// A subscriber about to be made.
+#[must_use = "nothing happens before `create`"]
+pub struct SubscriberBuilder<T: Message + ?Sized> {
+    handle: Arc<Handle>,
+    topic: String,
+    any_schema: bool,
+    reliable: bool,
+    depth: u64,
+    history: u64,
+    wait: WaitStrategy,
+    link_timeout: Duration,
+    trusting: bool,
+    messages: PhantomData<fn() -> Box<T>>,
+}
+
+impl SubscriberBuilder<[u8]> {
+    /// Takes messages of every type, as bytes; [`Sample::schema`] says what they are. For tools.
+    pub fn any_schema(mut self) -> Self {
+        self.any_schema = true;
+        self
+    }
+}
+
+impl<T: Message + ?Sized> SubscriberBuilder<T> {
+    pub(crate) fn new(handle: Arc<Handle>, topic: &str) -> SubscriberBuilder<T> {
+        SubscriberBuilder {
+            handle,
+            topic: topic.to_owned(),
+            any_schema: false,
+            reliable: false,
+            depth: DEPTH,
+            history: 0,
+            wait: WaitStrategy::default(),
+            link_timeout: LINK_TIMEOUT,
+            trusting: false,
+            messages: PhantomData,
+        }
+    }
+
+    /// Gets every message: publishers wait for it when it is slow, up to their deadline.
+    pub fn reliable(mut self) -> Self {
+        self.reliable = true;
+        self
+    }
+
+    /// May lose messages when it is slow, and learns how many; nobody waits for it. The default.
+    pub fn lossy(mut self) -> Self {
+        self.reliable = false;
+        self
+    }
+
+    /// How many messages a lossy subscriber that lost some goes back from the newest; default 64.
+    pub fn depth(mut self, messages: u64) -> Self {
+        self.depth = messages;
+        self
+    }
+
+    /// How many messages from before it was linked it begins with, if they are still held; default 0.
+    pub fn history(mut self, messages: u64) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// How it waits.
+    pub fn wait(mut self, wait: WaitStrategy) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long [`create`](Self::create) waits for the links to publishers that are there; default 1 s.
+    pub fn link_timeout(mut self, timeout: Duration) -> Self {
+        self.link_timeout = timeout;
+        self
+    }
+
+    /// Reads messages of publishers of other users in place, too. By default they are copied before they are checked, since
+    /// such a publisher could change them afterwards; see `docs/security.md`.
+    pub fn trust_publishers(mut self) -> Self {
+        self.trusting = true;
+        self
+    }
+
+    /// Makes the subscriber. Returns when it is linked to every publisher of the topic that is there and answers, at the latest
+    /// after the link timeout; [`Subscriber::pending`] says who is missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn create(self) -> Result<Subscriber<T>, SubscribeError> {
+        let topic =
+            Topic::new(&self.topic).map_err(|source| SubscribeError::Topic { topic: self.topic.clone(), source })?;
+        let schema: Option<Schema> = (!self.any_schema).then(T::schema);
+        if let Some(schema) = &schema {
+            schema.check()?;
+        }
+        let topic: Arc<str> = topic.as_str().into();
+        let shared = Arc::new(SubscriptionShared::default());
+        let (reply, answer) = bounded(1);
+        // From here on dropping it takes the subscription back.
+        let subscriber = Subscriber {
+            ports: Vec::new(),
+            next: 0,
+            shared: Arc::clone(&shared),
+            topic: Arc::clone(&topic),
+            id: SubscriptionId(random()),
+            handle: self.handle,
+            wait: self.wait,
+            budget: SpinBudget::new(),
+            trusting: self.trusting,
+            copy: AlignedVec::new(),
+            missed_earlier: 0,
+            due: Vec::new(),
+            messages: PhantomData,
+        };
+        let asked = subscriber.handle.core.command(Command::Subscribe(SubscribeRequest {
+            subscription: subscriber.id,
+            topic,
+            schema,
+            reliable: self.reliable,
+            depth: self.depth,
+            history: self.history,
+            shared,
+            reply,
+        }));
+        if !asked {
+            return Err(SubscribeError::Closed);
+        }
+        match answer.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(answer) => answer?,
+            Err(error) if error.is_timeout() => {
+                return Err(SubscribeError::TimedOut { topic: self.topic, waited: ANSWER_TIMEOUT });
+            }
+            Err(_) => return Err(SubscribeError::Closed),
+        }
+        subscriber.shared.wait_settled(Instant::now() + self.link_timeout);
+        Ok(subscriber)
+    }
+}

@@ -1,0 +1,27 @@
+//! The dispatcher's table, for people and tools.
+
+use std::time::{Duration, Instant};
+
+use nodeset_bus::protocol::endpoint::Endpoint;
+use nodeset_bus::protocol::{Listing, ToNode};
+
+use crate::error::ConnectError;
+use crate::session::ask_for_table;
+
+/// Asks the dispatcher for its table: nodes, publications, subscriptions. Needs no node.
+///
+/// # Errors
+///
+/// See [`ConnectError`]; [`ConnectError::Nobody`] when no dispatcher runs.
+pub fn list(endpoint: &Endpoint, timeout: Duration) -> Result<Vec<Listing>, ConnectError> {
+    let mut rows = Vec::new();
+    ask_for_table(endpoint, Instant::now() + timeout, timeout, |message| match message {
+        ToNode::Listing(row) => {
+            rows.push(row);
+            true
+        }
+        ToNode::ListingEnd => false,
+        _ => true,
+    })?;
+    Ok(rows)
+}

@@ -1,0 +1,231 @@
+//! Waiting: how the threads of a node sleep until something comes, without losing a wake-up to each other.
+//!
+//! A node has one bell (an eventfd) for each user among its peers, all in one epoll descriptor, and one local bell that its
+//! session thread rings. A thread that waits takes a [`Ticket`], says what it waits for (`nodeset_bus::wake`), looks once
+//! more, and sleeps. Of those that sleep one *leads*: it waits in the kernel. When it wakes it advances the epoch and wakes
+//! all others, who look for themselves. `asleep` in the node page stays set as long as anybody holds a ticket.
+//!
+//! The bells are registered edge-triggered, so nobody has to read them: each ring is an event of its own, taken by whoever
+//! waits in the kernel next (<https://man7.org/linux/man-pages/man7/epoll.7.html>).
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nodeset_bus::memory::SharedWords;
+use nodeset_bus::page::NodePage;
+use nodeset_bus::sys::Bell;
+use nodeset_bus::wake::{self, Wish};
+use rustix::event::Timespec;
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+/// How a subscriber or publisher waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WaitStrategy {
+    /// Looks again and again: the lowest latency, at the price of a core. Gives way to other threads now and then.
+    Spin,
+    /// Looks again and again and gives way to other threads each time.
+    Yield,
+    /// Looks a few microseconds long, then sleeps.
+    #[default]
+    Block,
+}
+
+/// Where publishers cannot be told by `membarrier` that somebody sleeps, a sleeper looks again after this time.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// See the module.
+pub(crate) struct Waiter {
+    epoll: OwnedFd,
+    local: Bell,
+    page: Arc<NodePage<SharedWords>>,
+    /// Registered, and so kept open.
+    bells: Mutex<Vec<Arc<Bell>>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Grows whenever everybody has to look again.
+    epoch: u64,
+    /// How many tickets there are.
+    tickets: usize,
+    /// Somebody waits in the kernel for all.
+    led: bool,
+}
+
+impl Waiter {
+    pub(crate) fn new(page: Arc<NodePage<SharedWords>>) -> std::io::Result<Waiter> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let local = Bell::new()?;
+        epoll::add(&epoll, &local, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(Waiter {
+            epoll,
+            local,
+            page,
+            bells: Mutex::new(Vec::new()),
+            state: Mutex::new(State { epoch: 0, tickets: 0, led: false }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Waits on another bell, too.
+    pub(crate) fn add_bell(&self, bell: Arc<Bell>) -> std::io::Result<()> {
+        let data = epoll::EventData::new_u64(1);
+        epoll::add(&self.epoll, &bell, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell);
+        Ok(())
+    }
+
+    /// Makes everybody look again.
+    pub(crate) fn kick(&self) {
+        self.local.ring();
+    }
+
+    /// Announces that a thread is about to sleep.
+    pub(crate) fn ticket(self: &Arc<Self>) -> Ticket {
+        let mut state = self.lock();
+        state.tickets += 1;
+        Ticket { epoch: state.epoch, waiter: Arc::clone(self) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what rang from the kernel; says whether anything did.
+    fn take_events(&self, timeout: Option<Duration>) -> rustix::io::Result<bool> {
+        let timeout = timeout.map(|it| Timespec { tv_sec: it.as_secs() as i64, tv_nsec: it.subsec_nanos().into() });
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 16];
+        match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+            Ok((rang, _)) => Ok(!rang.is_empty()),
+            // A signal: whoever waits looks whether the program has to end.
+            Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl AsFd for Waiter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// Somebody who sleeps or is about to.
+pub(crate) struct Ticket {
+    waiter: Arc<Waiter>,
+    epoch: u64,
+}
+
+impl Ticket {
+    /// The steps before sleeping: from now on commits of these publications ring. Then the caller looks once more. Says how
+    /// long one may sleep at most.
+    #[must_use]
+    pub(crate) fn wish<'a>(&self, wishes: impl IntoIterator<Item = &'a Wish<SharedWords>> + Clone) -> Option<Duration> {
+        wake::wish(&self.waiter.page, wishes.clone());
+        (!wake::make_visible(&self.waiter.page, wishes)).then_some(LOOK_AGAIN)
+    }
+
+    /// Sleeps until something may have come since the ticket was made (or this returned), or until `deadline`: false.
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>, at_most: Option<Duration>) -> rustix::io::Result<bool> {
+        let until = |now: Instant| deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let mut state = self.waiter.lock();
+        loop {
+            if state.epoch != self.epoch {
+                self.epoch = state.epoch;
+                return Ok(true);
+            }
+            let remaining = until(Instant::now());
+            if remaining.is_some_and(|it| it.is_zero()) {
+                return Ok(false);
+            }
+            let timeout = match (remaining, at_most) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+            if state.led {
+                state = match timeout {
+                    None => self.waiter.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(timeout) => {
+                        self.waiter.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+            } else {
+                state.led = true;
+                drop(state);
+                let rang = self.waiter.take_events(timeout);
+                state = self.waiter.lock();
+                state.led = false;
+                state.epoch += u64::from(!matches!(rang, Ok(false)));
+                if state.tickets > 1 {
+                    // They look for themselves, or one of them leads from now on.
+                    self.waiter.changed.notify_all();
+                }
+                rang?;
+            }
+            if at_most.is_some() {
+                self.epoch = state.epoch;
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Takes what rang so far, so that the descriptor is readable only by what comes from now on.
+    pub(crate) fn drain(&mut self) -> rustix::io::Result<()> {
+        let rang = self.waiter.take_events(Some(Duration::ZERO))?;
+        let mut state = self.waiter.lock();
+        if rang {
+            // It may have been meant for another thread of the node.
+            state.epoch += 1;
+            self.waiter.changed.notify_all();
+            if state.led {
+                self.waiter.kick();
+            }
+        }
+        self.epoch = state.epoch;
+        Ok(())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.waiter.lock();
+        state.tickets -= 1;
+        // Under the lock: whoever takes the next ticket sets it again.
+        if state.tickets == 0 {
+            self.waiter.page.set_asleep(false);
+        }
+    }
+}
+
+/// How long to look before sleeping, learnt from what came of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpinBudget {
+    nanos: u32,
+}
+
+impl SpinBudget {
+    const LEAST: u32 = 500;
+    const MOST: u32 = 20_000;
+
+    pub(crate) fn new() -> SpinBudget {
+        SpinBudget { nanos: 5_000 }
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_nanos(self.nanos.into())
+    }
+
+    /// It came while looking: looking is worth it.
+    pub(crate) fn hit(&mut self) {
+        self.nanos = (self.nanos + self.nanos / 4).min(SpinBudget::MOST);
+    }
+
+    /// Nothing came while looking.
+    pub(crate) fn missed(&mut self) {
+        self.nanos = (self.nanos - self.nanos / 4).max(SpinBudget::LEAST);
+    }
+}
