@@ -1,3 +1,30 @@
-//! The command line.
+//! The `nodeset` command: what people do with a bus from a terminal.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod args;
+mod echo;
+mod list;
+mod publish;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Command, Program};
+
+fn main() -> ExitCode {
+    let outcome = match Program::parse().command {
+        Command::Pub(args) => publish::run(&args),
+        Command::Echo(args) => echo::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Dispatcher(args) => return nodeset_dispatcher::cli::main_with(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nodeset: {}", args::chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}

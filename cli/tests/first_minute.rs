@@ -1,0 +1,108 @@
+//! What a newcomer does in the first minute, with the real program.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// `nodeset` with a dispatcher's place of the test's own.
+fn nodeset(place: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset"));
+    command.args(arguments).arg("--dispatcher").arg(place.join("d.sock")).stdin(Stdio::null());
+    command
+}
+
+/// A program that runs beside the test, ended with it.
+struct Beside {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Beside {
+    fn start(mut command: Command) -> Beside {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Beside { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("another line").unwrap()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn failure(output: Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_message_crosses_and_the_list_shows_who_is_there() {
+    let place = TempDir::new().unwrap();
+    // Two at the same time, as in two terminals.
+    let mut echoes = [
+        Beside::start(nodeset(place.path(), &["echo", "greeting"])),
+        Beside::start(nodeset(place.path(), &["echo", "greeting"])),
+    ];
+    let publishing = nodeset(place.path(), &["pub", "greeting", "hello\nworld", "--subscribers", "2", "--wait", "60"]);
+    let output = { publishing }.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for echo in &mut echoes {
+        assert_eq!(echo.line(), "pub: hello\\nworld");
+    }
+    let listed = nodeset(place.path(), &["list"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for expected in ["echo", "echo-2", "greeting", "lossy"] {
+        assert!(listed.contains(expected), "{expected} is not in\n{listed}");
+    }
+    // The one that carries the embedded dispatcher dies; the other one goes on.
+    echoes[0].child.kill().unwrap();
+    echoes[0].child.wait().unwrap();
+    let again = nodeset(place.path(), &["pub", "greeting", "again", "--wait", "60"]).output().unwrap();
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(echoes[1].line(), "pub: again");
+}
+
+#[test]
+fn errors_name_the_cure() {
+    let place = TempDir::new().unwrap();
+    let nobody = failure(nodeset(place.path(), &["list"]).output().unwrap());
+    assert!(nobody.contains("start `nodeset-dispatcher`"), "{nobody}");
+    let nobody = failure(nodeset(place.path(), &["echo", "a", "--no-embedded"]).output().unwrap());
+    assert!(nobody.contains("start `nodeset-dispatcher`"), "{nobody}");
+    let alone = failure(nodeset(place.path(), &["pub", "a", "b", "--wait", "0"]).output().unwrap());
+    assert!(alone.contains("nodeset echo a"), "{alone}");
+    let topic = failure(nodeset(place.path(), &["echo", "a//b"]).output().unwrap());
+    assert!(topic.contains("a//b"), "{topic}");
+    let option = failure(nodeset(place.path(), &["echo", "a", "--reliably"]).output().unwrap());
+    assert!(option.contains("--reliable"), "{option}");
+    let level = failure(nodeset(place.path(), &["echo", "a", "--log-level", "=="]).output().unwrap());
+    assert!(level.contains("log level"), "{level}");
+}
+
+#[test]
+fn the_dispatcher_runs_by_its_own_word() {
+    let place = TempDir::new().unwrap();
+    let socket = place.path().join("d.sock");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset"));
+    command.args(["dispatcher", "--socket"]).arg(&socket).stderr(Stdio::piped()).stdin(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("serving")), "it ended before it served");
+    let mut echo = Beside::start(nodeset(place.path(), &["echo", "a", "--no-embedded", "-n", "1"]));
+    let published = nodeset(place.path(), &["pub", "a", "b", "--no-embedded", "--wait", "60"]).output().unwrap();
+    assert!(published.status.success(), "{published:?}");
+    assert_eq!(echo.line(), "pub: b");
+    assert!(echo.child.wait().unwrap().success());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
