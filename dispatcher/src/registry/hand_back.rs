@@ -97,8 +97,9 @@ impl Registry {
                 if self.links.len() >= self.settings.limits.links {
                     return Err((RefusalCode::Limit, "too many links: start the dispatcher with a higher --max-links"));
                 }
-                self.name_end(id, peer, link_id, end);
                 self.add_half(now, link_id, publisher, subscriber, held)?;
+                // Only what is in the table: notes about other links would stay.
+                self.name_end(id, peer, link_id, end);
             }
         }
         Ok(())

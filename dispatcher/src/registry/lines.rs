@@ -61,6 +61,12 @@ impl Lines {
         true
     }
 
+    /// The lines that are taken.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rows.iter().zip(0..).filter(|(row, _)| row.taken).map(|(_, line)| line)
+    }
+
     /// Gives a line back.
     pub(super) fn release(&mut self, line: u32) {
         if let Some(row) = self.rows.get_mut(line as usize).filter(|row| row.taken) {

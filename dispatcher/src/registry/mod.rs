@@ -35,6 +35,8 @@ mod listing;
 mod node;
 mod pairing;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
