@@ -13,7 +13,7 @@
 //!
 //! # Wanted state
 //!
-//! No message is kept for a node that is not attached. Each link knows how far either end has got ([`link`]), so what a
+//! No message is kept for a node that is not attached. Each link knows how far either end has got (`link`), so what a
 //! node must still hear follows from the table when the node comes back and says what it holds.
 //!
 //! # What an entry waits for
