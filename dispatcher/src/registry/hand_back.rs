@@ -238,10 +238,10 @@ impl Registry {
         });
         self.halves.remove(&id);
         if publishing == PublisherEnd::Removing {
-            self.send(publisher, ToNode::RemoveLink { link: id }, Vec::new());
+            self.tell_end(publisher, ToNode::RemoveLink { link: id });
         }
         if reading != SubscriberEnd::Gone {
-            self.send(subscriber, ToNode::LinkEnded { link: id, reason: EndReason::Withdrawn }, Vec::new());
+            self.tell_end(subscriber, ToNode::LinkEnded { link: id, reason: EndReason::Withdrawn });
         }
         self.settle(id);
     }
@@ -253,23 +253,26 @@ impl Registry {
             self.refuse_session(session, RefusalCode::Protocol, "`HandedBack` without `Hello` having said so");
             return;
         }
-        node.handing_back = false;
         info!(event = "handed_back", node = %id, name = node.name);
         let unnamed: Vec<_> = node.publications.iter().filter(|it| !self.publications[it].confirmed).copied().collect();
         let unnamed_too: Vec<_> =
             node.subscriptions.iter().filter(|it| !self.subscriptions[it].confirmed).copied().collect();
+        // First the links: the end of one that the node does not hold must not be told to it. Its answer would be taken for
+        // one about the link that comes next under the same name.
+        for link in self.links_of(id) {
+            // In this order: a reader's end is news for a publisher in the same node.
+            self.catch_up_subscriber(id, link);
+            self.catch_up_publisher(id, link);
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.handing_back = false;
+            node.named.clear();
+        }
         for publication in unnamed {
             self.drop_publication(publication, EndReason::Withdrawn);
         }
         for subscription in unnamed_too {
             self.drop_subscription(subscription);
-        }
-        for link in self.links_of(id) {
-            self.catch_up_publisher(id, link);
-            self.catch_up_subscriber(id, link);
-        }
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.named.clear();
         }
         self.tell_own(id);
         let halves: Vec<_> = self.halves.keys().copied().collect();
@@ -282,6 +285,7 @@ impl Registry {
             }
             self.settle(link_id);
         }
+        self.forgive(id);
         self.join_all(id);
     }
 
@@ -380,6 +384,24 @@ impl Registry {
         }
         self.halves.remove(&id);
         self.settle(id);
+    }
+
+    /// What was given up is tried again: the node may not have heard of it, and what was lacking may be there now.
+    fn forgive(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        for publication in &node.publications {
+            if let Some(publication) = self.publications.get_mut(publication) {
+                publication.given_up.clear();
+            }
+        }
+        for subscription in &node.subscriptions {
+            let topic = self.subscriptions.get(subscription).and_then(|it| self.topics.get(&it.topic));
+            for publication in topic.into_iter().flat_map(|ends| &ends.publications) {
+                if let Some(publication) = self.publications.get_mut(publication) {
+                    publication.given_up.remove(subscription);
+                }
+            }
+        }
     }
 
     /// Brings together all that a node has with all that wants it.

@@ -246,7 +246,7 @@ impl Registry {
             SubscriberEnd::Asked | SubscriberEnd::Entered => {
                 link.reading = SubscriberEnd::Ending(reason);
                 let subscriber = link.subscriber;
-                self.send(subscriber, ToNode::LinkEnded { link: id, reason }, Vec::new());
+                self.tell_end(subscriber, ToNode::LinkEnded { link: id, reason });
             }
             SubscriberEnd::Ending(_) | SubscriberEnd::Gone => {}
         }
@@ -263,7 +263,7 @@ impl Registry {
             PublisherEnd::Asked | PublisherEnd::Listed => {
                 link.publishing = PublisherEnd::Removing;
                 let publisher = link.publisher;
-                self.send(publisher, ToNode::RemoveLink { link: id }, Vec::new());
+                self.tell_end(publisher, ToNode::RemoveLink { link: id });
             }
             PublisherEnd::Removing | PublisherEnd::Gone => {}
         }
@@ -281,7 +281,16 @@ impl Registry {
         }
         link.demoted = true;
         let publisher = link.publisher;
-        self.send(publisher, ToNode::Demote { link: id }, Vec::new());
+        self.tell_end(publisher, ToNode::Demote { link: id });
+    }
+
+    /// Tells one end of a link what became of it. A node that is handing back hears it after `HandedBack`, if it holds the link
+    /// at all: its answer to what it hears twice, or about a link that it does not hold, would be taken for one about the
+    /// link that comes next under the same name.
+    pub(super) fn tell_end(&mut self, node: NodeId, message: ToNode) {
+        if self.nodes.get(&node).is_some_and(|node| !node.handing_back) {
+            self.send(node, message, Vec::new());
+        }
     }
 
     /// Both ends are done with the link: its line may be used again, and a fresh link made if both still want one.

@@ -240,3 +240,78 @@ fn what_one_end_has_alone_ends_with_its_node() {
     it.table.kill(&publisher);
     assert!(it.table.registry.is_empty() && it.table.held.is_empty());
 }
+
+#[test]
+fn what_was_given_up_is_tried_again_when_a_node_comes_back() {
+    // Bug: a node that hung up before it read `Refused` was never linked again and never heard why. Cause: what was given up
+    // was remembered for as long as both ends were in the table. Cure: it is tried again when either end comes back.
+    for publisher_comes in [true, false] {
+        let mut table = Table::new();
+        table.failing = Some(|task| matches!(task, Task::Create(Handle::BellOf(..))));
+        let mut pair = Pair::with(table, Until::ListLink);
+        assert!(!pair.exists());
+        let slot = pair.table.registry.publications[&pair.id.publication].slot;
+        if publisher_comes {
+            let mut publisher = pair.publisher.clone();
+            pair.table.hang_up(&publisher);
+            let advertise = Advertise { slot: Some(slot), ..pair.advertise.clone() };
+            pair.table.come_back(&mut publisher, &[(ToDispatcher::Advertise(advertise), 1)]);
+            assert!(list_link(&pair.table.hears(&publisher)).is_some());
+        } else {
+            let mut subscriber = pair.subscriber.clone();
+            pair.table.hang_up(&subscriber);
+            let subscribe = ToDispatcher::Subscribe(pair.subscribe.clone());
+            pair.table.come_back(&mut subscriber, &[(subscribe, 0)]);
+            assert!(list_link(&pair.publisher_hears()).is_some());
+        }
+    }
+}
+
+#[test]
+fn what_a_node_does_not_hold_is_not_ended_for_it() {
+    // Bug: a node hung up before it read `Subscribed` and `ListLink`, came back, and asked again under the same id. It was
+    // told `RemoveLink` of the link that it never had, and its `LinkRemoved` was taken for a refusal of the fresh one: the
+    // two were not linked again. Cause: the subscription was dropped before its links were compared with what the node had
+    // named. Cure: links first.
+    let mut table = Table::new();
+    let mut node = table.attach("both");
+    let advertise = table.publish(&node, "a", Schema::bytes());
+    let slot = table.registry.publications[&advertise.publication].slot;
+    let subscribe = table.subscribe(&node, "a", None);
+    table.hang_up(&node);
+    table.come_back(&mut node, &[(ToDispatcher::Advertise(Advertise { slot: Some(slot), ..advertise }), 1)]);
+    assert!(table.registry.links.is_empty());
+    assert_eq!(names(&table.hears(&node)), ["Welcome", "Advertised", "OwnBell", "OwnSignal"]);
+    table.say(node.session, ToDispatcher::Subscribe(subscribe));
+    assert!(list_link(&table.hears(&node)).is_some());
+}
+
+#[test]
+fn a_node_hears_of_ends_after_it_said_what_it_holds() {
+    // Bug: a publisher that was just handing back was told `RemoveLink` of a link that it did not hold, or was told it twice;
+    // its second `LinkRemoved` was taken for a refusal of the fresh link that has the same name. Cause: ends were told to
+    // whoever had a session. Cure: to one that hands back, once it has said all that it holds.
+    let mut pair = Pair::new(Until::ListLink);
+    let (mut publisher, mut subscriber) = (pair.publisher.clone(), pair.subscriber.clone());
+    let slot = pair.table.registry.publications[&pair.id.publication].slot;
+    let advertise = Advertise { slot: Some(slot), ..pair.advertise.clone() };
+    pair.table.hang_up(&publisher);
+    pair.table.hang_up(&subscriber);
+    publisher.session = pair.table.open(publisher.pid, publisher.uid);
+    let hello = Hello { node: publisher.id, name: "x".to_owned(), tool: false, handing_back: true };
+    pair.table.say_with(publisher.session, ToDispatcher::Hello(hello), 2);
+    // Meanwhile the subscription is gone.
+    pair.table.come_back(&mut subscriber, &[]);
+    pair.table.say_with(publisher.session, ToDispatcher::Advertise(advertise), 1);
+    pair.table.say(publisher.session, ToDispatcher::HandedBack);
+    assert!(!pair.exists());
+    assert!(!names(&pair.table.hears(&publisher)).contains(&"RemoveLink"));
+
+    // One that holds it hears it once.
+    let mut it = Brought::new();
+    let at_publisher = it.held(End::Publisher);
+    it.publisher_comes(Some(at_publisher));
+    let at_subscriber = HeldLink { tag: TAG + 1, ..it.held(End::Subscriber) };
+    let heard = names(&it.subscriber_comes(Some(at_subscriber)));
+    assert_eq!(heard.iter().filter(|name| **name == "LinkEnded").count(), 1, "{heard:?}");
+}

@@ -4,6 +4,7 @@ mod ends;
 mod hand_back;
 mod invariants;
 mod link_life;
+mod model;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
