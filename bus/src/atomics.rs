@@ -62,6 +62,12 @@ pub trait Words: Clone + Send + Sync + 'static {
     fn swap(&self, at: usize, value: u64) -> u64;
     /// Adds, with Release: publishes `fact`.
     fn add_release(&self, at: usize, value: u64, fact: Fact);
+    /// A hint, for any offset: the line there will be written soon.
+    #[inline(always)]
+    fn will_write(&self, _at: usize) {}
+    /// A hint, for any offset: the line there will be read soon.
+    #[inline(always)]
+    fn will_read(&self, _at: usize) {}
     /// Sequentially consistent fence.
     fn fence(&self, fact: Fact);
     /// The cheap side of an asymmetric fence: only the compiler is held back, the other side brings a `heavy_fence`.

@@ -142,6 +142,13 @@ impl Inlet {
         self.cursor.is_ready()
     }
 
+    /// As [`is_ready`](Self::is_ready), for those who look again and again: has the line after the next frame's first one
+    /// brought meanwhile, which comes too late otherwise.
+    #[inline]
+    pub fn look(&self) -> bool {
+        self.cursor.look()
+    }
+
     /// The publisher's process is dead: once drained, `poll` says `Ended`.
     pub fn publisher_gone(&mut self) {
         self.cursor.publisher_gone();

@@ -3,6 +3,7 @@
 //! No sockets, no threads: a client's publisher and a bridge use the same type.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -37,7 +38,20 @@ pub struct Outlet {
     scratch: Scratch,
     /// bytes of the last payload that did not fit where it was tried first
     expected_len: usize,
+    pace: Pace,
 }
+
+/// How fast blocks are filled, looked at where one ends.
+struct Pace {
+    /// Of the block that was begun last.
+    generation: u64,
+    since: Instant,
+    /// A block that is filled within this time is filled fast.
+    limit: Duration,
+}
+
+/// bytes a second; a publication that fills whole blocks at this rate is fast
+const FAST: u64 = 64 << 20;
 
 impl Outlet {
     /// Makes a log of that shape, which must have passed [`log::check`], in `segment`: fresh memory that only this process
@@ -51,7 +65,9 @@ impl Outlet {
         let links = Arc::new(Links::new(SharedWords::heap(64)));
         let producer = Producer::create(words, shape, epoch, retention, links);
         let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
-        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0 }
+        let limit = Duration::from_nanos(u64::from(shape.block_len) * 1_000_000_000 / FAST);
+        let pace = Pace { generation: producer.generation(), since: Instant::now(), limit };
+        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace }
     }
 
     /// The list of links, for the thread that speaks to the dispatcher.
@@ -96,6 +112,7 @@ impl Outlet {
     #[cold]
     #[inline(never)]
     fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+        self.look_at_pace();
         let mut len = self.expected_len;
         let mut guessed = true;
         loop {
@@ -153,8 +170,28 @@ impl Outlet {
     /// When there is no room within `reach`.
     #[inline]
     pub fn try_open(&mut self, len: usize, reach: Reach) -> Result<OpenFrame<'_>, NoRoom> {
-        self.producer.open(len, reach)?;
+        if len > self.producer.room().1 {
+            self.open_elsewhere(len, reach)?;
+        }
         Ok(OpenFrame { outlet: self, len })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open_elsewhere(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
+        self.look_at_pace();
+        self.producer.open(len, reach).map(drop)
+    }
+
+    /// At a block's end: was it filled fast?
+    fn look_at_pace(&mut self) {
+        let generation = self.producer.generation();
+        if generation != self.pace.generation {
+            let now = Instant::now();
+            self.producer.set_fast(now - self.pace.since < self.pace.limit);
+            self.pace.generation = generation;
+            self.pace.since = now;
+        }
     }
 
     #[inline]

@@ -12,7 +12,7 @@ use model::{Light, LoomWords, SHAPE_3, Silent, explore, link, node_page};
 use nodeset_bus::atomics::Fact;
 use nodeset_bus::log::{Cursor, CursorFault, CursorSpec, Links, NoRoom, Producer, Reach, Retention};
 
-const KEEP_NOTHING: Retention = Retention { depth: 0, history: 0, prompt: 0 };
+const KEEP_NOTHING: Retention = Retention { depth: 0, history: 0, prompt: 0, spread: 0 };
 
 fn value(sequence: u64) -> u64 {
     1000 + sequence

@@ -35,7 +35,7 @@ fn sleep(name: &'static str, quiet: Option<u32>, before: u64, after: u64, broken
         let page = LoomWords::page(broken, light);
         let signal = LoomWords::signal(broken, light);
         let links = Arc::new(Links::new(LoomWords::private(broken)));
-        let keep_nothing = Retention { depth: 0, history: 0, prompt: 0 };
+        let keep_nothing = Retention { depth: 0, history: 0, prompt: 0, spread: 0 };
         let mut producer = Producer::create(log.clone(), SHAPE_3, 1, keep_nothing, links.clone());
         let own_page = node_page(&page);
         let doorbell = Arc::new(Doorbell(AtomicBool::new(false)));

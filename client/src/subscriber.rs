@@ -18,7 +18,7 @@ use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::sample::{OwnedSample, Sample};
 use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
-use crate::wait::{SpinBudget, Ticket, WaitStrategy};
+use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy};
 
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 64;
@@ -40,6 +40,9 @@ pub struct Subscriber<T: Message + ?Sized> {
     handle: Arc<Handle>,
     wait: WaitStrategy,
     budget: SpinBudget,
+    chase: Chase,
+    /// messages
+    received: u64,
     trusting: bool,
     /// The message received last, if its publisher is not to be trusted.
     pub(crate) copy: AlignedVec,
@@ -165,6 +168,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
             if let Some(found) = self.poll()? {
                 return Ok(Some(found));
             }
+            self.chase.pause(self.received);
             let came = match self.wait {
                 WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD),
                 WaitStrategy::Yield => self.spin(deadline, 1),
@@ -177,12 +181,15 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// Looks until something comes; false when the deadline is over.
-    fn spin(&self, deadline: Option<Instant>, looks_before_yield: u32) -> bool {
+    fn spin(&mut self, deadline: Option<Instant>, looks_before_yield: u32) -> bool {
         for look in 1_u32.. {
-            if self.is_ready() {
+            if self.look() {
+                self.chase.came(look);
                 return true;
             }
-            std::hint::spin_loop();
+            if look > LOOKS {
+                std::hint::spin_loop();
+            }
             if look % looks_before_yield == 0 {
                 std::thread::yield_now();
             }
@@ -195,12 +202,19 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Looks for as long as it is worth it.
     fn spin_briefly(&mut self, deadline: Option<Instant>) -> bool {
-        let since = Instant::now();
-        let mut until = since + self.budget.duration();
+        // The first looks without the clock: reading it takes longer than many a message.
+        for look in 1..=LOOKS {
+            if self.look() {
+                self.chase.came(look);
+                return true;
+            }
+        }
+        let mut until = Instant::now() + self.budget.duration();
         if let Some(deadline) = deadline {
             until = until.min(deadline);
         }
         let came = self.spin(Some(until), u32::MAX);
+        self.chase.came(u32::MAX);
         if came {
             self.budget.hit()
         } else {
@@ -217,6 +231,12 @@ impl<T: Message + ?Sized> Subscriber<T> {
             return Ok(true);
         }
         ticket.sleep(deadline, at_most).map_err(ReceiveError::Wait)
+    }
+
+    /// The same, by those who look again and again.
+    #[inline]
+    fn look(&self) -> bool {
+        self.ports.iter().any(|port| port.inlet.look()) || self.shared.is_fresh()
     }
 
     /// Whether [`poll`](Self::poll) has something to say.
@@ -240,6 +260,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 Ok(None) => port += 1,
                 Ok(Some(frame)) => {
                     self.next = port + 1;
+                    self.received += 1;
                     if self.due.is_empty() {
                         return Ok(Some(Found { port, frame }));
                     }
@@ -513,6 +534,8 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             handle: self.handle,
             wait: self.wait,
             budget: SpinBudget::new(),
+            chase: Chase::default(),
+            received: 0,
             trusting: self.trusting,
             copy: AlignedVec::new(),
             missed_earlier: 0,

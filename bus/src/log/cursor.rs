@@ -312,6 +312,13 @@ impl<W: Words> Cursor<W> {
         self.publisher_gone || self.log.load(self.place.next_at) != 0
     }
 
+    /// As `is_ready`, and asks for the line after the next frame's first one.
+    #[inline]
+    pub fn look(&self) -> bool {
+        self.log.will_read(self.place.next_at + 64);
+        self.is_ready()
+    }
+
     /// Messages lost so far.
     pub fn missed(&self) -> u64 {
         self.missed

@@ -1,8 +1,9 @@
 //! The producer's own account of its blocks: which are in use, which are free, which were never touched.
 //!
 //! Private memory of the producer: nothing in here can be changed by another process. Free blocks are handed out most
-//! recently freed first, so a bus whose readers keep up stays within the cache; a long message takes a run of adjacent
-//! blocks, and freed runs are used again, coalesced, before untouched blocks are.
+//! recently freed first, so that a publication touches little memory; or, when it is fast, longest freed first and spread over
+//! more memory than a core's own cache holds (`docs/decisions/spread.md`). A long message takes a run of adjacent blocks, and
+//! freed runs are used again, coalesced, before untouched blocks are.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,7 @@ pub(crate) struct Pool {
     /// Below the floor, but pinned by some reader.
     pinned: Vec<Block>,
     /// Most recently freed last; an entry whose stamp is not the block's own is stale.
-    free: Vec<(u32, u64)>,
+    free: VecDeque<(u32, u64)>,
     /// A touched block: the stamp of its entry in `free`, or 0 while it is in use.
     stamps: Vec<u64>,
     last_stamp: u64,
@@ -44,7 +45,7 @@ impl Pool {
         Pool {
             in_use: VecDeque::new(),
             pinned: Vec::new(),
-            free: Vec::new(),
+            free: VecDeque::new(),
             stamps: Vec::new(),
             last_stamp: 0,
             free_blocks: 0,
@@ -53,17 +54,24 @@ impl Pool {
         }
     }
 
-    /// Takes `run` adjacent blocks; `None` when the limit stands in the way.
-    pub(crate) fn take(&mut self, run: u32) -> Option<u32> {
-        let index = if run == 1 { self.take_one() } else { self.take_run(run) }?;
+    /// Takes `run` adjacent blocks; `None` when the limit stands in the way. A single block is one that was in use lately, or,
+    /// with `spread` above 0, another one until so many were touched.
+    pub(crate) fn take(&mut self, run: u32, spread: u32) -> Option<u32> {
+        let index = if run == 1 { self.take_one(spread) } else { self.take_run(run) }?;
         for stamp in &mut self.stamps[index as usize..(index + run) as usize] {
             *stamp = 0;
         }
         Some(index)
     }
 
-    fn take_one(&mut self) -> Option<u32> {
-        while let Some((index, stamp)) = self.free.pop() {
+    fn take_one(&mut self, spread: u32) -> Option<u32> {
+        if self.touched() < spread {
+            if let Some(index) = self.extend(1) {
+                return Some(index);
+            }
+        }
+        let next = |free: &mut VecDeque<_>| if spread > 0 { free.pop_front() } else { free.pop_back() };
+        while let Some((index, stamp)) = next(&mut self.free) {
             if self.stamps[index as usize] == stamp {
                 self.free_blocks -= 1;
                 return Some(index);
@@ -129,7 +137,7 @@ impl Pool {
         for index in (block.index..block.index + block.run).rev() {
             self.last_stamp += 1;
             self.stamps[index as usize] = self.last_stamp;
-            self.free.push((index, self.last_stamp));
+            self.free.push_back((index, self.last_stamp));
         }
     }
 
@@ -165,7 +173,7 @@ mod tests {
     use super::*;
 
     fn put(pool: &mut Pool, generation: u64, run: u32) -> Option<u32> {
-        let index = pool.take(run)?;
+        let index = pool.take(run, 0)?;
         pool.push(Block { generation, index, run, first_sequence: generation * 10 });
         Some(index)
     }
@@ -185,6 +193,21 @@ mod tests {
     }
 
     #[test]
+    fn spread_blocks_take_turns() {
+        let mut pool = Pool::new(8);
+        let mut seen = Vec::new();
+        for generation in 1..=12 {
+            let index = pool.take(1, 4).unwrap();
+            pool.push(Block { generation, index, run: 1, first_sequence: generation });
+            pool.reclaim(generation, &[]);
+            seen.push(index);
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!(pool.touched(), 4);
+        assert_eq!(pool.take(1, 0), Some(2), "the one freed last");
+    }
+
+    #[test]
     fn a_pinned_block_is_freed_once_its_pin_is_gone() {
         let mut pool = Pool::new(4);
         put(&mut pool, 1, 1);
@@ -192,10 +215,10 @@ mod tests {
         put(&mut pool, 3, 1);
         pool.reclaim(3, &[1]);
         assert!(pool.has_pinned());
-        assert_eq!(pool.take(1), Some(1));
+        assert_eq!(pool.take(1, 0), Some(1));
         pool.reclaim(3, &[]);
         assert!(!pool.has_pinned());
-        assert_eq!(pool.take(1), Some(0));
+        assert_eq!(pool.take(1, 0), Some(0));
     }
 
     #[test]
@@ -209,9 +232,9 @@ mod tests {
         assert_eq!(put(&mut pool, 5, 2), Some(5));
         pool.reclaim(6, &[]);
         assert_eq!(put(&mut pool, 6, 9), Some(0), "the free tail grows into untouched blocks");
-        assert_eq!(pool.take(2), None);
-        assert_eq!(pool.take(1), Some(9));
-        assert_eq!(pool.take(1), None);
+        assert_eq!(pool.take(2, 0), None);
+        assert_eq!(pool.take(1, 0), Some(9));
+        assert_eq!(pool.take(1, 0), None);
     }
 
     #[test]

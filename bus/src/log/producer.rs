@@ -31,6 +31,9 @@ use super::layout::{self, Layout};
 use super::links::{Link, Links};
 use super::pool::{Block, Pool};
 
+/// bytes; how far ahead lines are asked for
+const AHEAD: usize = 512;
+
 /// What a log keeps beyond what its reliable subscribers still need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -40,11 +43,13 @@ pub struct Retention {
     pub history: u64,
     /// bytes of blocks that `Reach::Prompt` may occupy before the producer rather waits for its reliable readers
     pub prompt: u64,
+    /// bytes of blocks that a fast publication takes turns with
+    pub spread: u64,
 }
 
 impl Default for Retention {
     fn default() -> Retention {
-        Retention { depth: 64, history: 0, prompt: 4 * u64::from(layout::DEFAULT_BLOCK_LEN) }
+        Retention { depth: 64, history: 0, prompt: 4 * u64::from(layout::DEFAULT_BLOCK_LEN), spread: 4 << 20 }
     }
 }
 
@@ -93,6 +98,8 @@ pub struct Producer<W: Words> {
     known_version: u64,
     /// scratch of `reclaim`
     pins: Vec<u64>,
+    /// blocks to take turns with; 0 = as few as possible
+    spread: u32,
 }
 
 impl<W: Words> Producer<W> {
@@ -108,7 +115,7 @@ impl<W: Words> Producer<W> {
         words.store(layout::BLOCK_LEN_AT, layout.block_len as u64);
         words.store(layout::BLOCKS_AT, layout.blocks as u64);
         let mut pool = Pool::new(layout.blocks as u32);
-        let index = pool.take(1).expect("a checked shape has blocks");
+        let index = pool.take(1, 0).expect("a checked shape has blocks");
         let current = Block { generation: 1, index, run: 1, first_sequence: 0 };
         pool.push(current);
         let row = layout.row_at(index as usize);
@@ -137,6 +144,7 @@ impl<W: Words> Producer<W> {
             known,
             known_version,
             pins: Vec::new(),
+            spread: 0,
         }
     }
 
@@ -186,6 +194,9 @@ impl<W: Words> Producer<W> {
         // PAIRS frame-committed: Release here, Acquire in Cursor::poll.
         self.words.store_release(at, CommitWord::new(KIND_DATA, len as u32).0, Fact::FrameCommitted);
         self.next_at = next;
+        // The lines of a later frame, so that they are this core's when it is written.
+        self.words.will_write(next + AHEAD);
+        self.words.will_write(next + AHEAD + 64);
         let sequence = self.sequence;
         self.sequence += 1;
         sequence
@@ -216,6 +227,16 @@ impl<W: Words> Producer<W> {
     pub fn disarm_room(&mut self) {
         // Relaxed: late, it costs one spare ring.
         self.words.store(layout::WAITING_AT, 0);
+    }
+
+    /// Generation of the current block: grows with each.
+    pub(crate) fn generation(&self) -> u64 {
+        self.current.generation
+    }
+
+    /// Whether the publication is fast: then its blocks take turns.
+    pub(crate) fn set_fast(&mut self, fast: bool) {
+        self.spread = if fast { (self.retention.spread / self.layout.block_len as u64) as u32 } else { 0 };
     }
 
     /// The version of the list of links as last looked up.
@@ -269,13 +290,13 @@ impl<W: Words> Producer<W> {
                 return Err(NoRoom::Behind(slowest));
             }
         }
-        match self.pool.take(run) {
+        match self.pool.take(run, self.spread) {
             Some(index) => self.move_to(index, run),
             None => {
                 // Readers rest in the current block until they are sent on. If that is a long run, and room for another is
                 // needed, send them to a single block, or they would hold the run for ever.
                 if self.current.run > 1 {
-                    if let Some(index) = self.pool.take(1) {
+                    if let Some(index) = self.pool.take(1, 0) {
                         self.move_to(index, 1);
                     }
                 }

@@ -190,6 +190,31 @@ impl Words for SharedWords {
     }
 
     #[inline(always)]
+    fn will_write(&self, at: usize) {
+        let at = self.base.as_ptr().wrapping_byte_add(at);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads and writes nothing and never faults, whatever the address; processors that lack it take
+        // it for a no-op. (The intrinsic becomes a prefetch for reading unless the target has `prfchw`.)
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
+    #[inline(always)]
+    fn will_read(&self, at: usize) {
+        let at = self.base.as_ptr().wrapping_byte_add(at);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch changes nothing and never faults, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
+    #[inline(always)]
     fn fence(&self, _fact: Fact) {
         // PAIRS words: SeqCst on both sides; the fact and its other side are named by the caller.
         fence(Ordering::SeqCst);
