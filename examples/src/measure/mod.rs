@@ -8,8 +8,8 @@
 //! | [`Limit::Stream`] | an unframed byte stream through 256 KiB of shared memory, filled and summed | throughput |
 //! | [`Limit::Wakeup`] | eventfd and epoll, back and forth | waking a subscriber that sleeps |
 //!
-//! A latency is always half a round trip. Nothing here knows NodeSet's client; those workloads are
-//! `performance1`'s and run on the same [`Worker`]s, [`Clock`] and [`Percentiles`].
+//! A latency is always half a round trip. Nothing here knows NodeSet's client; the workloads that do are in
+//! [`performance`](crate::performance) and run on the same [`Worker`]s, [`Clock`] and [`Percentiles`].
 //!
 //! Reading order: [`limit`] (start here), [`line`](mod@line), [`stream`], [`wakeup`], then what they stand on:
 //! [`worker`] and [`control`] (two processes and how they talk), [`shared`] (the only unsafe code), [`clock`],

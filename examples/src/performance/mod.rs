@@ -1,7 +1,15 @@
-//! What the program `performance1` is made of.
+//! What `performance1` measures: NodeSet, through its client crate, between processes on two cores.
 //!
-//! Reading order: [`row`] (what a line of its output says).
+//! Reading order: [`roles`] (what each process does), [`message`] (what they send), [`plan`] (which rows, in which order),
+//! [`run`](mod@run) (a row beside its limit), [`report`].
 
-pub mod row;
+pub mod message;
+pub mod plan;
+pub mod report;
+pub mod roles;
+pub mod run;
 
-pub use row::{Payload, Row, Workload};
+pub use plan::{Plan, PlanError, Workload};
+pub use report::Row;
+pub use roles::{NodeTask, Task, prepare};
+pub use run::{RunError, Runner};

@@ -1,0 +1,125 @@
+//! Measures NodeSet on this machine, beside what the machine can do at best.
+//!
+//! ```text
+//! cargo run --release --bin performance1
+//! cargo run --release --bin performance1 -- --json --workload latency --size 64
+//! ```
+//!
+//! It starts publishers and subscribers as processes of their own, with a dispatcher embedded in this one, sends real messages
+//! and prints a table: one-way latency, wake-up, reliable throughput, cost of many subscribers, each with its ratio to a raw
+//! limit of this machine, measured in the same run. Every message is read and checked.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use nodeset::{AppOptions, NodeBuilder};
+use nodeset_examples::measure::{Budget, Cores, worker};
+use nodeset_examples::performance::{Plan, Runner, Workload, prepare, report};
+
+/// Measure NodeSet on this machine, beside what the machine can do at best.
+#[derive(Debug, Parser)]
+#[command(
+    name = "performance1",
+    version,
+    after_help = "Without arguments everything is measured, in less than 40 seconds."
+)]
+struct Arguments {
+    /// What to measure; may be given several times [possible: latency, wakeup, throughput, fanout, fanout_read, limit_line,
+    /// limit_stream, limit_wakeup] [default: all]
+    #[arg(long, value_name = "WORKLOAD")]
+    workload: Vec<Workload>,
+
+    /// Bytes of a message; may be given several times [default: what suits the workload]
+    #[arg(long, value_name = "BYTES")]
+    size: Vec<usize>,
+
+    /// How many subscribers, for fanout (0 allowed) and fanout_read; may be given several times
+    #[arg(long, value_name = "N")]
+    subscribers: Vec<usize>,
+
+    /// How many messages (or round trips) a measurement sends, instead of how long it takes
+    #[arg(long, value_name = "N")]
+    msgcount: Option<u64>,
+
+    /// How long each measurement takes; wins over --msgcount [default: 0.45]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    seconds: Option<Duration>,
+
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    nodeset: AppOptions,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+fn main() -> ExitCode {
+    let outcome = if worker::is_worker() { worker::work(prepare) } else { measure(&Arguments::parse()) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("performance1: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    arguments.nodeset.start_logging()?;
+    let budget = match (arguments.seconds, arguments.msgcount) {
+        (Some(time), _) => Budget::Time(time),
+        (None, Some(messages)) => Budget::Messages(messages),
+        (None, None) => Budget::Time(Duration::from_millis(450)),
+    };
+    let plan = Plan::new(&arguments.workload, &arguments.size, &arguments.subscribers, budget)?;
+    let cores = Cores::of_this_process();
+    if !cores.are_two() {
+        eprintln!(
+            "performance1: this process may use one core only, so both ends share it and every figure measures the scheduler; \
+             give it two (taskset, cgroup, container) for figures that mean something"
+        );
+    }
+    // A dispatcher of its own, unless another one was asked for: nothing that runs on this machine is disturbed.
+    let mut options = arguments.nodeset.clone();
+    if options.dispatcher.is_none() && options.instance == AppOptions::default().instance {
+        options.instance = format!("performance1-{}", std::process::id());
+    }
+    let _node = NodeBuilder::from_options(&options, "performance1").connect()?;
+    let mut runner = Runner::new(options.endpoint()?.path().to_owned(), cores);
+    let progress = io::stderr().is_terminal();
+    let mut rows = Vec::new();
+    for (at, &item) in plan.items.iter().enumerate() {
+        if progress {
+            eprint!("\r\x1b[K[{}/{}] {} {} bytes", at + 1, plan.items.len(), item.workload, item.size);
+        }
+        let row = runner.measure(item, plan.budget);
+        if progress {
+            eprint!("\r\x1b[K");
+        }
+        let row = row?;
+        if arguments.json {
+            print(&format!("{}\n", row.json()))?;
+        }
+        rows.push(row);
+    }
+    if !arguments.json {
+        print(&format!("{}\n{}", report::table(&rows), report::legend(&rows)))?;
+    }
+    Ok(())
+}
+
+/// Whoever read our output may have gone.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other,
+    }
+}

@@ -1,0 +1,203 @@
+//! Measures a row: several slices, each with the machine's limit right before and after it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::plan::{Item, Workload};
+use super::report::Row;
+use super::roles::{NodeTask, Part, Task};
+use crate::measure::limit::LimitFigure;
+use crate::measure::{Budget, Cores, Limit, LimitPair, Report, Worker, WorkerError};
+
+/// Slices of a row; the one in the middle is reported.
+const SLICES: usize = 3;
+/// Slices tried before the row is called noisy.
+const MOST_SLICES: usize = 9;
+/// By how much a limit may move between before and after.
+const MOVED: f64 = 0.15;
+/// How long a limit is measured beside a slice.
+const LIMIT_SLICE: Duration = Duration::from_millis(30);
+/// How long starting a worker and its links may take on a machine that is busy with other things.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a slice may take beyond its budget.
+const SLICE_DEADLINE: Duration = Duration::from_secs(60);
+/// Processes over which subscriptions are spread.
+const FAN_PROCESSES: usize = 4;
+
+/// Why a row has no figures.
+pub type RunError = WorkerError;
+
+/// Measures rows.
+pub struct Runner {
+    socket: PathBuf,
+    cores: Cores,
+    limits: HashMap<Limit, LimitPair>,
+    rows: u64,
+}
+
+/// One slice.
+struct Slice {
+    row: Row,
+    /// The limit's mean of before and after.
+    limit: Option<f64>,
+    moved: f64,
+}
+
+impl Runner {
+    /// With the dispatcher at that socket.
+    pub fn new(socket: PathBuf, cores: Cores) -> Runner {
+        Runner { socket, cores, limits: HashMap::new(), rows: 0 }
+    }
+
+    /// Measures a row.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub fn measure(&mut self, item: Item, budget: Budget) -> Result<Row, RunError> {
+        self.rows += 1;
+        if item.workload.is_limit() {
+            return self.measure_limit(item.workload, budget);
+        }
+        let mut workers = self.start(item)?;
+        let budget = match budget {
+            Budget::Time(time) => Budget::Time(time / SLICES as u32),
+            messages => messages,
+        };
+        let mut slices: Vec<Slice> = Vec::new();
+        for tried in 1..=MOST_SLICES {
+            let slice = self.slice(item, &mut workers, budget)?;
+            slices.push(slice);
+            if slices.iter().filter(|slice| slice.moved <= MOVED).count() == SLICES || tried == MOST_SLICES {
+                break;
+            }
+        }
+        let noisy = !slices.iter().any(|slice| slice.moved <= MOVED);
+        slices.retain(|slice| noisy || slice.moved <= MOVED);
+        slices.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        let middle = slices.swap_remove(slices.len() / 2);
+        Ok(Row { noisy, ..middle.row })
+    }
+
+    fn measure_limit(&mut self, workload: Workload, budget: Budget) -> Result<Row, RunError> {
+        let Some(limit) = workload.limit() else { return Ok(Row::default()) };
+        let figure = self.limit(limit, budget)?;
+        let LimitFigure { messages, seconds, latency, bytes_per_s } = figure;
+        Ok(Row { workload: workload.word(), messages, seconds, latency, bytes_per_s, verified: true, ..Row::default() })
+    }
+
+    fn limit(&mut self, limit: Limit, budget: Budget) -> Result<LimitFigure, RunError> {
+        let pair = match self.limits.entry(limit) {
+            std::collections::hash_map::Entry::Occupied(pair) => pair.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(LimitPair::start(limit, self.cores, Task::Limit)?)
+            }
+        };
+        pair.run(budget, SLICE_DEADLINE)
+    }
+
+    /// The row's processes, the one that publishes first.
+    fn start(&self, item: Item) -> Result<Vec<Worker>, RunError> {
+        let Item { workload, size, subscribers, typed } = item;
+        let prefix = format!("performance/{}", self.rows);
+        let start = |name: &str, core, part| {
+            let task = NodeTask { socket: self.socket.clone(), prefix: prefix.clone(), size, typed, part };
+            Worker::start(&format!("{workload} {name}"), core, &Task::Node(task), &[])
+        };
+        let Cores { first, second, .. } = self.cores;
+        let mut workers = Vec::new();
+        match workload {
+            Workload::Latency | Workload::Wakeup => {
+                let asleep = workload == Workload::Wakeup;
+                workers.push(start("ping", first, Part::Ping { asleep })?);
+                workers.push(start("echo", second, Part::Echo { asleep })?);
+            }
+            Workload::Throughput => {
+                workers.push(start("writer", first, Part::Writer { subscribers: 1 })?);
+                workers.push(start("reader", second, Part::Reader { reliable: true })?);
+            }
+            Workload::Fanout => {
+                workers.push(start("writer", first, Part::Writer { subscribers })?);
+                let processes = subscribers.min(FAN_PROCESSES);
+                for process in 0..processes {
+                    let subscriptions = subscribers / processes + usize::from(process < subscribers % processes);
+                    workers.push(start("idle subscribers", second, Part::Idle { subscriptions })?);
+                }
+            }
+            Workload::FanoutRead => {
+                workers.push(start("writer", first, Part::Writer { subscribers })?);
+                for _ in 0..subscribers {
+                    workers.push(start("reader", second, Part::Reader { reliable: false })?);
+                }
+            }
+            Workload::LimitLine | Workload::LimitStream | Workload::LimitWakeup => {}
+        }
+        let mut all: Vec<_> = workers.iter_mut().collect();
+        Worker::await_all_ready(&mut all, START_DEADLINE)?;
+        Ok(workers)
+    }
+
+    fn slice(&mut self, item: Item, workers: &mut [Worker], budget: Budget) -> Result<Slice, RunError> {
+        let limit = item.workload.limit();
+        let before = limit.map(|limit| self.limit(limit, Budget::Time(LIMIT_SLICE))).transpose()?;
+        // Whoever receives first: the others begin at once.
+        for worker in workers.iter_mut().rev() {
+            worker.run(budget)?;
+        }
+        let mut all: Vec<_> = workers.iter_mut().collect();
+        let reports = Worker::reports(&mut all, SLICE_DEADLINE)?;
+        let after = limit.map(|limit| self.limit(limit, Budget::Time(LIMIT_SLICE))).transpose()?;
+        let limit = before.zip(after).map(|(before, after)| (before.headline() + after.headline()) / 2.0);
+        let moved = before.zip(after).map_or(0.0, |(before, after)| before.moved(&after));
+        Ok(Slice { row: row(item, &reports, limit), limit, moved })
+    }
+}
+
+/// Slices are sorted by how near they came to their limit.
+fn key(slice: &Slice) -> f64 {
+    match slice.limit {
+        Some(_) => slice.row.ratio_to_limit.unwrap_or(f64::NAN),
+        None => slice.row.ns_per_publish.unwrap_or(f64::NAN),
+    }
+}
+
+fn row(item: Item, reports: &[Report], limit: Option<f64>) -> Row {
+    let (sender, receivers) = reports.split_first().expect("each row has a process that sends");
+    let ended_ns = match item.workload {
+        // A stream ends where it is read.
+        Workload::Throughput => receivers.iter().map(|it| it.ended_ns).max().unwrap_or(sender.ended_ns),
+        _ => sender.ended_ns,
+    };
+    let seconds = ended_ns.saturating_sub(sender.started_ns).max(1) as f64 / 1e9;
+    let mut row = Row {
+        workload: item.workload.word(),
+        payload: Some(if item.typed { "typed" } else { "bytes" }),
+        size: Some(item.size),
+        subscribers: Some(item.subscribers),
+        messages: sender.messages,
+        seconds,
+        latency: sender.latency,
+        verified: item.workload != Workload::Fanout,
+        ..Row::default()
+    };
+    match item.workload {
+        Workload::Latency | Workload::Wakeup => {
+            row.ratio_to_limit = sender.latency.zip(limit).map(|(latency, limit)| latency.p50_ns / limit);
+        }
+        Workload::Throughput => {
+            let bytes_per_s = sender.bytes as f64 / seconds;
+            row.msgs_per_s = Some(sender.messages as f64 / seconds);
+            row.bytes_per_s = Some(bytes_per_s);
+            row.ratio_to_limit = limit.map(|limit| bytes_per_s / limit);
+        }
+        _ => {
+            row.ns_per_publish = Some(seconds * 1e9 / sender.messages.max(1) as f64);
+            row.msgs_per_s = Some(sender.messages as f64 / seconds);
+            if item.workload == Workload::FanoutRead {
+                row.missed = Some(receivers.iter().map(|it| it.missed).sum());
+            }
+        }
+    }
+    row
+}
