@@ -67,7 +67,7 @@ pub struct Args {
     pub max_queue_bytes: Option<usize>,
 
     /// How long, after this dispatcher took over, a link named by one end only waits for the other end [default: 5]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub grace_seconds: Option<Duration>,
 
     /// Print what follows from all this, and end

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,8 +20,12 @@ use nodeset_bus::protocol::*;
 use nodeset_dispatcher::registry::Limits;
 use nodeset_dispatcher::{Config, Dispatcher, Ended, Endpoint, Shutdown};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// No test waits for a time to pass; this is only how long one that fails takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -72,24 +78,69 @@ pub(crate) fn config(directory: &Path) -> Config {
 pub(crate) struct Program {
     pub(crate) child: Child,
     pub(crate) path: PathBuf,
+    log: Option<JoinHandle<String>>,
 }
 
 impl Program {
     pub(crate) fn command(path: &Path) -> Command {
+        let mut command = Program::bare();
+        command.arg("--socket").arg(path);
+        command
+    }
+
+    /// Without a word about where its socket is.
+    pub(crate) fn bare() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset-dispatcher"));
-        command.arg("--socket").arg(path).stderr(Stdio::piped()).stdin(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
     /// Starts it; when this returns, it can be connected to.
     pub(crate) fn start(path: &Path) -> Program {
-        let mut child = Program::command(path).spawn().unwrap();
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
-        let serving = lines.by_ref().map(|line| line.unwrap()).find(|line| line.contains("serving"));
-        assert!(serving.is_some(), "it ended before it served");
-        // Somebody must read what it logs.
-        std::thread::spawn(move || lines.for_each(drop));
-        Program { child, path: path.to_owned() }
+        Program::start_with(Program::command(path), path)
+    }
+
+    pub(crate) fn start_with(mut command: Command, path: &Path) -> Program {
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        for line in lines.by_ref().map(|line| line.unwrap()) {
+            log += &line;
+            log.push('\n');
+            if line.contains("serving") {
+                // Somebody must read what it logs from now on.
+                let rest = std::thread::spawn(move || {
+                    lines.for_each(|line| {
+                        log += &line.unwrap();
+                        log.push('\n');
+                    });
+                    log
+                });
+                return Program { child, path: path.to_owned(), log: Some(rest) };
+            }
+        }
+        panic!("it ended before it served: {:?}, {log}", child.wait());
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end; gives how it ended, and all that it logged.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String) {
+        wait_for_end(&self.child);
+        let status = self.child.wait().unwrap();
+        (status, self.log.take().unwrap().join().unwrap())
+    }
+
+    /// As if the power went for it alone.
+    pub(crate) fn kill(self) {
+        self.signal(Signal::KILL);
+        self.ended();
     }
 }
 
@@ -97,6 +148,22 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn wait_for_end(child: &Child) {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: DEADLINE.as_secs() as i64, tv_nsec: 0 };
+    assert!(poll(&mut fds, Some(&timeout)).unwrap() > 0, "it did not end within {DEADLINE:?}");
+}
+
+/// Looks again and again until it is so.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(Instant::now() < until, "never saw {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -126,6 +193,31 @@ impl Raw {
                 Err(other) => panic!("{other}"),
             }
         }
+    }
+
+    /// Sends, waiting for room; false when the dispatcher hung up.
+    pub(crate) fn try_send(&self, message: &ToDispatcher) -> bool {
+        loop {
+            match record::send(self.socket.as_fd(), message, &[]) {
+                Ok(()) => return true,
+                Err(SendError::WouldBlock) => self.wait(PollFlags::OUT),
+                Err(SendError::Closed) => return false,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    /// As many descriptors as the kernel takes.
+    pub(crate) fn send_many(&self, record: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&[]).size() + 4 * 253];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+        sendmsg(&self.socket, &[IoSlice::new(record)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// Says no more, and listens.
+    pub(crate) fn hang_up_after_words(&self) {
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).unwrap();
     }
 
     fn wait(&self, flags: PollFlags) {
@@ -171,6 +263,24 @@ impl Raw {
         .0
     }
 
+    /// What was passed over and is wanted now, without waiting for more.
+    pub(crate) fn passed<T>(&mut self, wanted: impl Fn(&ToNode) -> Option<T>) -> Vec<(T, Vec<OwnedFd>)> {
+        let (mut found, mut rest) = (Vec::new(), VecDeque::new());
+        for (message, descriptors) in self.waiting.drain(..) {
+            match wanted(&message) {
+                Some(it) => found.push((it, descriptors)),
+                None => rest.push_back((message, descriptors)),
+            }
+        }
+        self.waiting = rest;
+        found
+    }
+
+    /// Ends the session, as if the connection alone had been cut.
+    pub(crate) fn hang_up(&mut self) {
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap();
+    }
+
     /// Reads until the dispatcher hangs up; what came before is given.
     pub(crate) fn until_closed(&mut self) -> Vec<ToNode> {
         std::iter::from_fn(|| self.next()).map(|(message, _)| message).collect()
@@ -200,16 +310,8 @@ pub(crate) fn tool(path: &Path) -> Raw {
 
 /// Looks at the table until it is as wanted.
 pub(crate) fn wait_for_rows(path: &Path, what: &str, wanted: impl Fn(&[Listing]) -> bool) {
-    let until = Instant::now() + DEADLINE;
     let mut tool = tool(path);
-    loop {
-        let rows = tool.list();
-        if wanted(&rows) {
-            return;
-        }
-        assert!(Instant::now() < until, "never saw {what}: {rows:?}");
-        std::thread::yield_now();
-    }
+    wait_until(what, || wanted(&tool.list()));
 }
 
 /// A node.
@@ -220,16 +322,24 @@ pub(crate) struct RawNode {
     pub(crate) page: Segment,
     pub(crate) page_mapping: Mapping,
     pub(crate) life_line: OwnedFd,
+    /// What the dispatcher watches; the same one for all sessions, since cutting one is dying.
+    life_line_end: OwnedFd,
     pub(crate) logs: Vec<(Segment, Mapping)>,
+    /// Each with its slot.
+    published: Vec<(Advertise, u32)>,
+    subscribed: Vec<Subscribe>,
+    links: Vec<HeldLink>,
+    bells: Vec<(u32, OwnedFd)>,
+    signals: Vec<(u32, OwnedFd)>,
 }
 
 impl RawNode {
     pub(crate) fn attach(path: &Path, name: &str) -> RawNode {
         let mut raw = Raw::connect(path);
-        let (read, life_line) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (life_line_end, life_line) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let id = NodeId(random());
         let hello = Hello { node: id, name: name.to_owned(), tool: false, handing_back: false };
-        raw.send(&ToDispatcher::Hello(hello), &[read.as_fd()]);
+        raw.send(&ToDispatcher::Hello(hello), &[life_line_end.as_fd()]);
         let (name, mut descriptors) = raw.expect("Welcome", |message| match message {
             ToNode::Welcome(welcome) => Some(welcome.name.clone()),
             _ => None,
@@ -239,16 +349,58 @@ impl RawNode {
         let page_mapping = page.map_writable().unwrap();
         page.seal_for_one_writer().unwrap();
         raw.send(&ToDispatcher::PageReady, &[]);
-        RawNode { raw, id, name, page, page_mapping, life_line, logs: Vec::new() }
+        RawNode {
+            raw,
+            id,
+            name,
+            page,
+            page_mapping,
+            life_line,
+            life_line_end,
+            logs: Vec::new(),
+            published: Vec::new(),
+            subscribed: Vec::new(),
+            links: Vec::new(),
+            bells: Vec::new(),
+            signals: Vec::new(),
+        }
+    }
+
+    /// Comes back, to the same dispatcher or another one, with all that it holds.
+    pub(crate) fn hand_back(&mut self, path: &Path) {
+        let own_bell = |message: &ToNode| if let ToNode::OwnBell { uid } = message { Some(*uid) } else { None };
+        for (uid, mut descriptors) in self.raw.passed(own_bell) {
+            self.bells.push((uid, descriptors.remove(0)));
+        }
+        let own_signal = |message: &ToNode| if let ToNode::OwnSignal { uid } = message { Some(*uid) } else { None };
+        for (uid, mut descriptors) in self.raw.passed(own_signal) {
+            self.signals.push((uid, descriptors.remove(0)));
+        }
+        self.reattach(path);
+        for (uid, bell) in &self.bells {
+            self.raw.send(&ToDispatcher::Bell { uid: *uid }, &[bell.as_fd()]);
+        }
+        for (uid, signal) in &self.signals {
+            self.raw.send(&ToDispatcher::Signal { uid: *uid }, &[signal.as_fd()]);
+        }
+        for ((advertise, slot), (log, _)) in self.published.iter().zip(&self.logs) {
+            let advertise = Advertise { slot: Some(*slot), ..advertise.clone() };
+            self.raw.send(&ToDispatcher::Advertise(advertise), &[log.fd()]);
+        }
+        for subscribe in &self.subscribed {
+            self.raw.send(&ToDispatcher::Subscribe(subscribe.clone()), &[]);
+        }
+        for link in &self.links {
+            self.raw.send(&ToDispatcher::HeldLink(*link), &[]);
+        }
+        self.has_handed_back();
     }
 
     /// Attaches to a successor with the same page.
     pub(crate) fn reattach(&mut self, path: &Path) {
         self.raw = Raw::connect(path);
-        let (read, life_line) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        self.life_line = life_line;
         let hello = Hello { node: self.id, name: self.name.clone(), tool: false, handing_back: true };
-        self.raw.send(&ToDispatcher::Hello(hello), &[read.as_fd(), self.page.fd()]);
+        self.raw.send(&ToDispatcher::Hello(hello), &[self.life_line_end.as_fd(), self.page.fd()]);
         let (name, descriptors) = self.raw.expect("Welcome", |message| match message {
             ToNode::Welcome(welcome) => Some(welcome.name.clone()),
             _ => None,
@@ -281,6 +433,7 @@ impl RawNode {
             }
             _ => None,
         });
+        self.published.push((advertise.clone(), slot));
         (advertise, slot, expected, mismatched)
     }
 
@@ -299,6 +452,7 @@ impl RawNode {
             }
             _ => None,
         });
+        self.subscribed.push(subscribe.clone());
         (subscribe, expected, mismatched)
     }
 
@@ -318,6 +472,17 @@ impl RawNode {
         self.raw.expect(&what, |message| (*message == wanted).then_some(()));
     }
 
+    /// To be handed back as a link that this node entered.
+    pub(crate) fn hold(&mut self, entered: &EnterLink) {
+        let EnterLink { link, publisher: peer, line, tag, reliable, .. } = *entered;
+        self.links.push(HeldLink { link, peer, end: End::Subscriber, line, tag, reliable, demoted: false });
+    }
+
+    /// Another node is gone, and this one has let go of its links.
+    pub(crate) fn forget_links_with(&mut self, other: &RawNode) {
+        self.links.retain(|link| link.peer != other.id);
+    }
+
     pub(crate) fn has_handed_back(&mut self) {
         self.raw.send(&ToDispatcher::HandedBack, &[]);
     }
@@ -332,6 +497,10 @@ pub(crate) fn link(publisher: &mut RawNode, subscriber: &mut RawNode) -> (ListLi
     assert!(publisher.logs.iter().any(|(own, _)| own.is_same_memory(&log)));
     subscriber.raw.send(&ToDispatcher::LinkEntered { link: entered.link }, &[]);
     publisher.expect_message(ToNode::LinkReady { link: listed.link });
+    let ListLink { link, line, tag, reliable, .. } = listed;
+    let held = |peer, end| HeldLink { link, peer, end, line, tag, reliable, demoted: false };
+    publisher.links.push(held(subscriber.id, End::Publisher));
+    subscriber.links.push(held(publisher.id, End::Subscriber));
     (listed, entered)
 }
 
