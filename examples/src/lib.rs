@@ -1,5 +1,7 @@
-//! What the example programs are made of: [`measure`], the raw limits of this machine, and [`performance`], what NodeSet makes
-//! of them.
+//! What the example programs are made of: [`machine`], what `mnode_publish` tells `mnode`; [`measure`], the raw limits of this
+//! machine, and [`performance`], what NodeSet makes of them, for `performance1`.
 
+pub mod machine;
 pub mod measure;
 pub mod performance;
+pub mod stop;

@@ -1,0 +1,59 @@
+//! Ending a program in order: SIGINT and SIGTERM raise a flag, and whoever waits is told.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Whether the program has been asked to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    asked: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stop {
+    /// Raised by SIGINT and SIGTERM, from now on.
+    ///
+    /// # Errors
+    ///
+    /// When signals cannot be caught.
+    pub fn on_signals() -> io::Result<Stop> {
+        let stop = Stop::default();
+        let asked = stop.clone();
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            if signals.forever().next().is_some() {
+                asked.ask();
+            }
+        })?;
+        Ok(stop)
+    }
+
+    /// Asks the program to end.
+    pub fn ask(&self) {
+        let (asked, changed) = &*self.asked;
+        *asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+
+    /// Whether it was asked.
+    pub fn is_asked(&self) -> bool {
+        *self.asked.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `until`; true at once when the program was asked to end.
+    pub fn wait_until(&self, until: Instant) -> bool {
+        let (asked, changed) = &*self.asked;
+        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*asked {
+            let left = until.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return false;
+            }
+            asked = changed.wait_timeout(asked, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}

@@ -1,0 +1,151 @@
+//! The two `mnode` programs, as a newcomer starts, kills and restarts them.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use nodeset::Node;
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const MNODE: &str = env!("CARGO_BIN_EXE_mnode");
+const PUBLISH: &str = env!("CARGO_BIN_EXE_mnode_publish");
+
+fn command(program: &str, place: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--dispatcher").arg(place.join("d.sock")).stdin(Stdio::null());
+    command
+}
+
+/// A program that runs beside the test, ended with it.
+struct Beside {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Beside {
+    fn start(mut command: Command) -> Beside {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = lines(child.stdout.take().unwrap());
+        let err = lines(child.stderr.take().unwrap());
+        Beside { child, out, err }
+    }
+
+    /// The next line on standard output that has `part` in it.
+    fn line_with(&self, part: &str) -> String {
+        loop {
+            let line = self.out.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no line with {part}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// What it has printed is forgotten: what comes next is new.
+    fn forget(&self) {
+        while self.out.try_recv().is_ok() {}
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn lines(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn they_find_each_other_without_a_dispatcher_and_survive_each_other() {
+    let place = TempDir::new().unwrap();
+    let publish = || Beside::start(command(PUBLISH, place.path(), &["--rate", "50"]));
+    // Two at the same time, one of them with two nodes.
+    let mut first = Beside::start(command(MNODE, place.path(), &["--nodes", "2"]));
+    let second = Beside::start(command(MNODE, place.path(), &[]));
+    let mut publisher = publish();
+    for name in ["sensor: #", "sensor-2: #"] {
+        let line = second.line_with(name);
+        assert!(line.contains("load") && line.contains("GiB"), "{line}");
+        first.line_with(name);
+    }
+    // The publisher dies, and comes back.
+    publisher.kill();
+    second.forget();
+    let mut publisher = publish();
+    second.line_with(" #0 ");
+    first.line_with(" #0 ");
+    // A listener dies: the one that was started first and carries the dispatcher, if nobody else does by now.
+    first.kill();
+    second.forget();
+    second.line_with("sensor");
+    // It comes back, too.
+    let again = Beside::start(command(MNODE, place.path(), &[]));
+    again.line_with("sensor");
+    assert!(publisher.child.try_wait().unwrap().is_none());
+    assert!(publisher.err.try_iter().all(|line| line.starts_with("mnode_publish: ") && line.ends_with(" listening")));
+    assert!(second.err.try_iter().next().is_none(), "it was calm");
+}
+
+#[test]
+fn a_signal_ends_them_in_order() {
+    let place = TempDir::new().unwrap();
+    let mut listener = Beside::start(command(MNODE, place.path(), &[]));
+    let mut publisher = Beside::start(command(PUBLISH, place.path(), &["--rate", "50"]));
+    listener.line_with("sensor");
+    for program in [&mut listener, &mut publisher] {
+        let pid = rustix::process::Pid::from_child(&program.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(program.child.wait().unwrap().success());
+    }
+    assert!(!place.path().join("d.sock").exists(), "the socket is gone with the last one");
+}
+
+fn failure(output: Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn errors_name_the_cure() {
+    let place = TempDir::new().unwrap();
+    let node = Node::builder("other").socket(place.path().join("d.sock")).embedded().connect().unwrap();
+    let _other = node.publisher::<str>("machine/reading").create().unwrap();
+    let text = failure(command(MNODE, place.path(), &[]).output().unwrap());
+    assert!(text.contains("another type") && text.contains("`other`"), "{text}");
+    let text = failure(command(MNODE, place.path(), &["--nods", "2"]).output().unwrap());
+    assert!(text.contains("--nodes"), "{text}");
+    let text = failure(command(PUBLISH, place.path(), &["--rate", "0"]).output().unwrap());
+    assert!(text.contains("0.001"), "{text}");
+    let nowhere = place.path().join("nowhere");
+    let text = failure(command(PUBLISH, &nowhere, &[]).output().unwrap());
+    assert!(text.contains("make it") && text.contains("nowhere"), "{text}");
+    for program in [MNODE, PUBLISH, env!("CARGO_BIN_EXE_performance1")] {
+        let help = Command::new(program).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        for option in ["--dispatcher", "--instance", "--node-name", "--log-level", "--log-format", "--no-embedded"] {
+            assert!(help.contains(option), "{program} does not explain {option}");
+        }
+    }
+}
