@@ -83,7 +83,7 @@ impl<W: Words> LineView<W> {
 
     /// What a reliable subscriber keeps.
     pub(crate) fn from(&self) -> Option<u64> {
-        // PAIRS block-left: Acquire here, Release in Cursor::raise_from.
+        // PAIRS block-left: Acquire here, Release in OwnLine::set.
         self.tag.generation(self.page.load_acquire(Self::at(self.line) + FROM, Fact::BlockLeft))
     }
 
@@ -96,10 +96,10 @@ impl<W: Words> LineView<W> {
         };
         let main = Self::at(self.line);
         // `at` before `held`: the reader copies `at` into `held` before it moves `at`, so whoever sees the move sees the copy.
-        // PAIRS block-left: Acquire here, Release in Cursor::enter.
+        // PAIRS block-left: Acquire here, Release in OwnLine::set (Cursor::enter).
         add(self.page.load_acquire(main + AT, Fact::BlockLeft));
         for index in 0..HELD_IN_LINE {
-            // PAIRS block-left: Acquire here, Release in the drop of a pin.
+            // PAIRS block-left: Acquire here, Release in OwnLine::hold.
             add(self.page.load_acquire(main + HELD + 8 * index, Fact::BlockLeft));
         }
         let mut more = main + MORE;
@@ -108,7 +108,7 @@ impl<W: Words> LineView<W> {
             let Some(line) = self.tag.generation(self.page.load(more)).and_then(further_line) else { return };
             let further = Self::at(line);
             for index in 0..HELD_IN_FURTHER {
-                // PAIRS block-left: Acquire here, Release in the drop of a pin.
+                // PAIRS block-left: Acquire here, Release in OwnLine::hold.
                 add(self.page.load_acquire(further + 8 * index, Fact::BlockLeft));
             }
             more = further + MORE;
@@ -139,7 +139,7 @@ impl<W: Words> OwnLine<W> {
     /// Asks for nothing, whatever an earlier link left here.
     pub(crate) fn clear_all(&self) {
         for word in (0..64).step_by(8) {
-            // PAIRS block-left: Release here, Acquire in LineView.
+            // PAIRS block-left: Release here, Acquire in LineView::from and LineView::collect_pins.
             self.page.store_release(self.at + word, 0, Fact::BlockLeft);
         }
     }
@@ -147,12 +147,13 @@ impl<W: Words> OwnLine<W> {
     /// Sets one of the words `from` and `at`; generation 0 clears it.
     pub(crate) fn set(&self, word: usize, generation: u64) {
         let value = if generation == 0 { 0 } else { self.tag.word(generation) };
-        // PAIRS block-left: Release here, Acquire in LineView.
+        // PAIRS block-left: Release here, Acquire in LineView::from and LineView::collect_pins.
         self.page.store_release(self.at + word, value, Fact::BlockLeft);
     }
 
     /// Fence between a store to this line and a load from the log.
     pub(crate) fn fence(&self, fact: Fact) {
+        // PAIRS words: passed on; the fact and its other side are named by the caller.
         self.page.fence(fact);
     }
 

@@ -118,7 +118,7 @@ impl<W: Words> Alarm<W> {
         }
         // A wish that is taken belongs to everybody on that page; `asleep` says who still sleeps. The fence keeps the loads
         // of `asleep` behind the swap.
-        // PAIRS commit-before-wanted: as above.
+        // PAIRS commit-before-wanted: as in fenced_look; the sleeper's side is make_visible.
         producer.words().fence(Fact::CommitBeforeWanted);
         for link in producer.known().iter().filter(|link| link.page.is_asleep()) {
             link.bell.ring();
