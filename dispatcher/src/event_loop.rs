@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use nodeset_bus::protocol::record::{self, Receiver, RecordError};
+use nodeset_bus::protocol::record::{self, Receiver, RecordError, SendError};
 use nodeset_bus::protocol::{About, NodeId, RefusalCode, ToDispatcher, ToNode};
 use nodeset_bus::sys::{peer_credentials, peer_pidfd};
 use rustix::io::Errno;
@@ -101,6 +101,10 @@ struct EventLoop {
     readable: BTreeSet<SessionId>,
     /// Sessions whose socket said that it takes more.
     writable: BTreeSet<SessionId>,
+    /// Sessions to which the kernel takes nothing for now, without saying when it will.
+    stalled: BTreeSet<SessionId>,
+    /// When those are tried again.
+    retry_at: Option<Instant>,
     /// Sessions that are sent a listing.
     listings: BTreeSet<SessionId>,
     store: Store,
@@ -148,6 +152,8 @@ impl EventLoop {
             sessions: BTreeMap::new(),
             readable: BTreeSet::new(),
             writable: BTreeSet::new(),
+            stalled: BTreeSet::new(),
+            retry_at: None,
             listings: BTreeSet::new(),
             store: Store::default(),
             health: Health::default(),
@@ -201,7 +207,8 @@ impl EventLoop {
             if readable {
                 self.readable.insert(session);
             }
-            if writable {
+            // A send that the kernel refuses makes the socket writable again: whoever followed that would never rest.
+            if writable && !self.stalled.contains(&session) {
                 self.writable.insert(session);
             }
         }
@@ -209,6 +216,10 @@ impl EventLoop {
 
     /// One bounded piece of work.
     fn turn(&mut self, suspects: BTreeSet<NodeId>) {
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+            self.writable.append(&mut self.stalled);
+        }
         for session in std::mem::take(&mut self.writable) {
             self.flush(session);
         }
@@ -239,8 +250,7 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let accept = self.accept_after.filter(|_| self.acceptable);
-        let stalled = self.sessions.values().any(|session| session.stalled).then_some(now + TRY_AGAIN);
-        let due = [self.registry.poll_timeout(), accept, stalled].into_iter().flatten().min();
+        let due = [self.registry.poll_timeout(), accept, self.retry_at].into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(now))
     }
 
@@ -331,7 +341,14 @@ impl EventLoop {
                         open.arrived.clear();
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    // It said all it had to say, and hears nothing.
+                    if self.sessions.get(&session).is_some_and(Session::is_deaf) {
+                        debug!(event = "session_deaf", %session);
+                        self.drop_session(session);
+                    }
+                    return;
+                }
                 Err(RecordError::Closed) => {
                     debug!(event = "session_hung_up", %session);
                     self.drop_session(session);
@@ -375,6 +392,7 @@ impl EventLoop {
         let Some(closed) = self.sessions.remove(&session) else { return false };
         self.readable.remove(&session);
         self.writable.remove(&session);
+        self.stalled.remove(&session);
         self.listings.remove(&session);
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&closed.as_fd().as_raw_fd())) {
             debug!(event = "deregister_failed", %session, %error);
@@ -391,7 +409,14 @@ impl EventLoop {
 
     fn after_sending(&mut self, session: SessionId, outcome: Result<Flushed, Failed>) {
         match outcome {
-            Ok(_) => {}
+            Ok(Flushed::All | Flushed::WhenWritable) => {}
+            Ok(Flushed::Later { still }) => {
+                if !still {
+                    warn!(event = "session_stalled", %session, why = %SendError::TooManyReferences);
+                }
+                self.stalled.insert(session);
+                self.retry_at.get_or_insert_with(|| Instant::now() + TRY_AGAIN);
+            }
             // Its hang-up is in the socket as well, behind what it said last; that is read first.
             Err(Failed::Closed) => {
                 self.readable.insert(session);

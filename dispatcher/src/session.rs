@@ -39,8 +39,12 @@ pub(crate) enum Flushed {
     All,
     /// The socket says when it goes on.
     WhenWritable,
-    /// The kernel does not say when it goes on (too many descriptors on their way): try again a little later.
-    Later,
+    /// Too many descriptors are on their way to people who do not read (ETOOMANYREFS); the kernel does not say when that has
+    /// changed: try again a little later.
+    Later {
+        /// It was so the last time as well.
+        still: bool,
+    },
 }
 
 /// One connection.
@@ -54,8 +58,10 @@ pub(crate) struct Session {
     /// bytes; of all that waits, with its overhead
     waiting_bytes: usize,
     listing: Option<ListCursor>,
-    /// Told to try again later.
-    pub(crate) stalled: bool,
+    /// What was tried last is to be tried again later.
+    stalled: bool,
+    /// The other side hears nothing any more. What it said before is still to be read; then the session is over.
+    deaf: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +86,7 @@ impl Session {
             waiting_bytes: 0,
             listing: None,
             stalled: false,
+            deaf: false,
         }
     }
 
@@ -103,7 +110,7 @@ impl Session {
 
     /// Sends what waits, as far as the socket takes it.
     pub(crate) fn flush(&mut self) -> Result<Flushed, Failed> {
-        self.stalled = false;
+        let still = std::mem::take(&mut self.stalled);
         while let Some(next) = self.waiting.front() {
             let descriptors: Vec<_> = next.descriptors.iter().map(|it| it.as_fd()).collect();
             match record::send_bytes(self.socket.as_fd(), &next.record, &descriptors) {
@@ -114,13 +121,23 @@ impl Session {
                 Err(SendError::WouldBlock) => return Ok(Flushed::WhenWritable),
                 Err(SendError::TooManyReferences) => {
                     self.stalled = true;
-                    return Ok(Flushed::Later);
+                    return Ok(Flushed::Later { still });
                 }
-                Err(SendError::Closed) => return Err(Failed::Closed),
-                Err(other) => return Err(Failed::Send(other)),
+                Err(error) => {
+                    // Nobody will read it; more of it would be kept for as long as the session lasts.
+                    self.waiting.clear();
+                    self.waiting_bytes = 0;
+                    self.deaf = true;
+                    return Err(if matches!(error, SendError::Closed) { Failed::Closed } else { Failed::Send(error) });
+                }
             }
         }
         Ok(Flushed::All)
+    }
+
+    /// Whether all that is left of this session is what it said.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// Throws away what was said and not read. A socket that is closed with something unread in it makes the other end
@@ -204,5 +221,20 @@ mod tests {
         drop(theirs);
         let outcome = session.send(&ToNode::Leaving, Vec::new(), limit);
         assert!(matches!(outcome, Err(Failed::Closed)));
+    }
+
+    #[test]
+    fn nothing_is_kept_for_one_that_hears_no_more() {
+        // Bug: a node that shut down the reading half of its socket, and no more, had every later message kept for it without
+        // limit. Cause: the limit was looked at only after a flush that did not fail. Cure: what cannot arrive is dropped.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let mut session = Session::new(ours, own_pidfd().unwrap());
+        rustix::net::shutdown(&theirs, rustix::net::Shutdown::Read).unwrap();
+        for _ in 0..3 {
+            assert!(session.send(&ToNode::Leaving, Vec::new(), 4096).is_err());
+            assert!(session.is_deaf());
+            assert_eq!((session.waiting.len(), session.waiting_bytes), (0, 0));
+        }
     }
 }

@@ -5,12 +5,15 @@
 mod support;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::record;
 use nodeset_bus::protocol::*;
 use nodeset_dispatcher::Config;
 use rustix::net::{SendFlags, send};
+use rustix::process::Signal;
 use support::*;
 
 /// Says a record as it is, then reads until the dispatcher hangs up.
@@ -145,6 +148,88 @@ fn one_that_does_not_read_costs_a_bounded_amount() {
 }
 
 #[test]
+fn one_that_will_not_hear_is_no_longer_attached() {
+    // Bug: a node that shut down the reading half of its socket stayed attached, and publishers waited for it; what it was
+    // told was kept. Cause: that a send failed was taken for a hang-up, which never came. Cure: once all that such a session
+    // said is read, it is over.
+    let directory = tempfile::tempdir().unwrap();
+    let dispatcher = Running::start(directory.path());
+    let path = &dispatcher.path;
+    let mut peaceful = Peaceful::attach(path);
+    let mut deaf = RawNode::attach(path, "deaf");
+    deaf.subscribe("a", None);
+    let (listed, _) = link(&mut peaceful.one, &mut deaf);
+    rustix::net::shutdown(&deaf.raw.socket, rustix::net::Shutdown::Read).unwrap();
+    deaf.raw.send(&ToDispatcher::List, &[]);
+    peaceful.one.expect_message(ToNode::Demote { link: listed.link });
+    deaf.hand_back(path);
+    deaf.raw.list();
+    peaceful.goes_on(path);
+}
+
+/// Waits until the dispatcher has read what that node said, of which it reads no answer.
+fn has_been_read(node: &RawNode, path: &std::path::Path, what: &str) {
+    let topic = format!("barrier-{}", random());
+    let subscribe =
+        Subscribe { subscription: SubscriptionId(random()), topic: topic.clone(), schema: None, reliable: false };
+    node.raw.send(&ToDispatcher::Subscribe(subscribe), &[]);
+    wait_for_rows(path, what, |rows| {
+        rows.iter().any(|row| matches!(row, Listing::Subscription { topic: found, .. } if *found == topic))
+    });
+}
+
+#[test]
+fn descriptors_that_others_do_not_fetch_delay_and_no_more() {
+    // Bug: while a descriptor could not be sent (ETOOMANYREFS) the dispatcher never rested, and said nothing about it. Cause:
+    // the refused send makes the socket writable again, which was taken for a reason to try again at once. Cure: such sessions
+    // are tried again after a while, whatever their sockets say, and it is said in the log. (That it rests is not tested here:
+    // it would be a test of time.)
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d.sock");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_nodeset-dispatcher"), "--socket"]);
+    command.arg(&path).stderr(std::process::Stdio::piped());
+    if rustix::process::geteuid().is_root() {
+        // The kernel lets root send as many as it likes.
+        const NOBODY: u32 = 65_534;
+        std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+        let may = Command::new(env!("CARGO_BIN_EXE_nodeset-dispatcher")).uid(NOBODY).arg("--version").output();
+        if !may.is_ok_and(|output| output.status.success()) {
+            println!("skipped: the program cannot be started as another user");
+            return;
+        }
+    }
+    let program = Program::start_with(command, &path);
+    let mut hoarder = RawNode::attach(&path, "hoarder");
+    let mut other = RawNode::attach(&path, "other");
+    let publication = PublicationId(random());
+    let advertise =
+        Advertise { publication, epoch: 1, topic: "a".to_owned(), schema: Schema::bytes(), shape: SHAPE, slot: None };
+    // Each is answered with the same log, which is not fetched.
+    const TIMES: usize = 100;
+    for _ in 0..TIMES {
+        hoarder.raw.send(&ToDispatcher::Advertise(advertise.clone()), &[]);
+    }
+    has_been_read(&hoarder, &path, "all of it");
+    let theirs = PublicationId(random());
+    let advertise = Advertise { publication: theirs, topic: "b".to_owned(), ..advertise };
+    other.raw.send(&ToDispatcher::Advertise(advertise), &[]);
+    has_been_read(&other, &path, "this as well");
+    for _ in 0..TIMES {
+        let granted = |message: &ToNode| matches!(message, ToNode::LogGranted { .. }).then_some(());
+        assert_eq!(hoarder.raw.expect("LogGranted", granted).1.len(), 1);
+    }
+    let granted = |message: &ToNode| {
+        matches!(message, ToNode::LogGranted { publication, .. } if *publication == theirs).then_some(())
+    };
+    other.raw.expect("LogGranted", granted);
+    program.signal(Signal::TERM);
+    let (_, log) = program.ended();
+    assert!(log.contains("session_stalled") && log.contains("ETOOMANYREFS") && log.contains("ulimit -n"), "{log}");
+}
+
+#[test]
 fn one_that_lists_without_reading_costs_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let dispatcher = Running::start_with(Config { queue_bytes: 64 << 10, ..config(directory.path()) });
@@ -191,6 +276,7 @@ fn without_descriptors_whoever_connects_hears_why() {
     command.arg(&path).stderr(std::process::Stdio::piped());
     let program = Program::start_with(command, &path);
     let mut peaceful = Peaceful::attach(&path);
+    let mut early = Raw::connect(&path);
 
     let (mut crowd, mut refused) = (Vec::new(), Vec::new());
     for _ in 0..64 {
@@ -209,6 +295,13 @@ fn without_descriptors_whoever_connects_hears_why() {
         assert_eq!(code, RefusalCode::Limit, "{text}");
         assert!(text.contains("ulimit -n") && text.contains("LimitNOFILE"), "{text}");
     }
+    // One that was accepted in time brings a descriptor for which there is no room.
+    let (life_line, _end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let hello = Hello { node: NodeId(random()), name: "early".to_owned(), tool: false, handing_back: false };
+    early.send(&ToDispatcher::Hello(hello), &[life_line.as_fd()]);
+    let (code, text) = refusal(&early.until_closed());
+    assert_eq!(code, RefusalCode::Limit);
+    assert!(text.contains("MSG_CTRUNC") && text.contains("ulimit -n"), "{text}");
     // Those who are there are served: what takes no descriptor is done, what takes one is refused by name.
     let publication = PublicationId(random());
     let advertise =

@@ -22,6 +22,9 @@ use super::link::{Link, PublisherEnd, SubscriberEnd};
 use super::node::{Introduced, Shared};
 use super::{Action, Handle, Kind, Registry, SessionId};
 
+/// Users whose peers' bells and signal pages are taken over from one node: each costs a descriptor.
+const MAX_USERS: usize = 64;
+
 impl Registry {
     pub(super) fn bell_back(&mut self, session: SessionId, node: NodeId, uid: u32, descriptors: usize) {
         self.shared_back(session, node, Handle::BellOf(node, uid), Kind::Bell, descriptors);
@@ -43,7 +46,12 @@ impl Registry {
             _ => &mut node.bells,
         };
         let (Handle::BellOf(_, uid) | Handle::SignalOf(_, uid)) = handle else { return };
-        let known = shelf.get(&uid).is_some();
+        let known = shelf.contains_key(&uid);
+        if !known && shelf.len() >= MAX_USERS {
+            let text = format!("a node has bells and signal pages for peers of {MAX_USERS} users at most");
+            self.refuse_session(session, RefusalCode::Limit, text);
+            return;
+        }
         shelf.entry(uid).or_insert(Shared { made: false, told: false }).told = true;
         // What we made ourselves is what the peers have; only an unknown one is taken over.
         if !known {

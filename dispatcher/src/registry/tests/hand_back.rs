@@ -315,3 +315,16 @@ fn a_node_hears_of_ends_after_it_said_what_it_holds() {
     let heard = names(&it.subscriber_comes(Some(at_subscriber)));
     assert_eq!(heard.iter().filter(|name| **name == "LinkEnded").count(), 1, "{heard:?}");
 }
+
+#[test]
+fn bells_are_handed_back_for_a_limited_number_of_users() {
+    let mut table = Table::new();
+    let mut node = Who { session: SessionId(0), id: NodeId(1), pid: 11, uid: 1000 };
+    let brings: Vec<_> = (0..=64).flat_map(|uid| vec![(ToDispatcher::Bell { uid }, 1); 2]).collect();
+    table.come_back(&mut node, &brings[..128]);
+    assert_eq!(names(&table.hears(&node)), ["Welcome"]);
+    table.come_back(&mut node, &brings);
+    let (about, code, text) = refused(&table.hears(&node)).unwrap();
+    assert_eq!((about, code), (About::Session, RefusalCode::Limit));
+    assert!(text.contains("64 users"), "{text}");
+}
