@@ -1,7 +1,8 @@
 //! What the example programs are made of: [`machine`], what `mnode_publish` tells `mnode`; [`measure`], the raw limits of this
-//! machine, and [`performance`], what NodeSet makes of them, for `performance1`.
+//! machine, and [`performance`], what NodeSet makes of them, for `performance1`; [`soak`], which kills at random.
 
 pub mod machine;
 pub mod measure;
 pub mod performance;
+pub mod soak;
 pub mod stop;

@@ -291,6 +291,8 @@ impl Table {
             }
             About::Link(id) => {
                 warn!(event = "link_refused", ?id, text);
+                // Refused when it was handed back: no longer waited for. Its pins stay until its reader is gone.
+                self.demote(id);
                 if let Some(publication) = self.publications.get(&id.publication) {
                     publication.shared.gone(id);
                 }

@@ -116,6 +116,8 @@ pub struct Worker {
     name: String,
     control: Control,
     child: Child,
+    /// It has said that it is ready.
+    ready: bool,
 }
 
 impl Worker {
@@ -135,7 +137,7 @@ impl Worker {
             .stdout(Stdio::null())
             .spawn()
             .map_err(doing("start this program again as a worker"))?;
-        let worker = Worker { name: name.to_owned(), control: ours, child };
+        let worker = Worker { name: name.to_owned(), control: ours, child, ready: false };
         let assignment = Assignment { core, parent: std::process::id(), task };
         worker.control.send(&assignment, descriptors).map_err(doing("tell a worker its task"))?;
         Ok(worker)
@@ -144,6 +146,37 @@ impl Worker {
     /// Waits until the worker has everything it needs for its first run.
     pub fn await_ready(&mut self, deadline: Duration) -> Result<(), WorkerError> {
         Worker::await_all_ready(&mut [self], deadline)
+    }
+
+    /// Learns, without waiting, whether it has failed or died.
+    ///
+    /// # Errors
+    ///
+    /// It has.
+    pub fn check(&mut self) -> Result<(), WorkerError> {
+        while let Some(answer) = self.answer()? {
+            self.ready |= matches!(answer, Answer::Ready);
+        }
+        Ok(())
+    }
+
+    /// Waits until it is ready, whether or not [`check`](Worker::check) has heard it say so.
+    ///
+    /// # Errors
+    ///
+    /// It failed, died, or is not ready in time.
+    pub fn await_checked(&mut self, deadline: Duration) -> Result<(), WorkerError> {
+        let started = Instant::now();
+        loop {
+            self.check()?;
+            if self.ready {
+                return Ok(());
+            }
+            let Some(left) = deadline.checked_sub(started.elapsed()) else {
+                return Err(WorkerError::Stuck { name: self.name.clone(), seconds: deadline.as_secs() });
+            };
+            Worker::wait_readable(&[self], left)?;
+        }
     }
 
     /// Waits until all have what they need; one that dies meanwhile ends the wait.

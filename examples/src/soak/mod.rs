@@ -1,0 +1,19 @@
+//! What the program `soak` is made of: publishers, subscribers and a dispatcher that are killed, stopped and started again at
+//! random, and the invariants that must hold all the while.
+//!
+//! | invariant | who checks it |
+//! |---|---|
+//! | a reliable subscriber gets every message of a publisher from the first one it got, in order, once, up to the last that was committed | the subscriber, against the ledger |
+//! | a lossy one counts exactly what it misses | the subscriber |
+//! | no message is torn | the subscriber: every byte |
+//! | nobody is stuck | the supervisor: after the last kill everybody gets something from everybody |
+//! | nothing is left behind | the supervisor: descriptors, mappings, shared memory before and after |
+//!
+//! Reading order: [`ledger`], [`roles`] (publisher, subscriber, dispatcher), [`supervisor`] (the chaos and the checks).
+
+pub mod ledger;
+pub mod roles;
+pub mod supervisor;
+
+pub use roles::{SoakTask, prepare};
+pub use supervisor::{Chaos, Summary, Supervisor};

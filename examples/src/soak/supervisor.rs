@@ -1,0 +1,328 @@
+//! The chaos: starts everybody, kills and stops at random, starts again, and checks what must hold.
+
+use std::fmt;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use super::ledger::{ENTRIES, Ledger};
+use super::roles::SoakTask;
+use crate::measure::{Budget, Worker, WorkerError};
+
+/// How long a worker may take to be ready, or to report, once nobody is killed any more.
+const SETTLE: Duration = Duration::from_secs(120);
+/// The longest time that a process is stopped.
+const LONGEST_STOP: Duration = Duration::from_millis(200);
+
+/// What to do to whom.
+#[derive(Debug, Clone)]
+pub struct Chaos {
+    /// How long.
+    pub time: Duration,
+    /// Publishers, spread over the topics.
+    pub publishers: usize,
+    /// Subscribers, spread over the topics; every other one is reliable.
+    pub subscribers: usize,
+    /// How many topics.
+    pub topics: usize,
+    /// From one kill to the next.
+    pub every: Duration,
+    /// bytes; the longest message
+    pub longest: usize,
+    /// Messages a second of each publisher.
+    pub rate: u64,
+    /// Two runs of one seed pick the same victims.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// How long the chaos took.
+    pub seconds: f64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Of them, dispatchers.
+    pub dispatcher_kills: u64,
+    /// Processes stopped for a while.
+    pub stops: u64,
+    /// Messages received and checked by those who lived to the end.
+    pub messages: u64,
+    /// Messages that lossy ones of them missed, and counted.
+    pub missed: u64,
+    /// Of them, by the pair that nobody touched.
+    pub untouched_messages: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { seconds, kills, dispatcher_kills, stops, messages, missed, untouched_messages } = self;
+        writeln!(
+            f,
+            "{seconds:.0} s: {kills} killed ({dispatcher_kills} of them dispatchers), {stops} stopped for a while"
+        )?;
+        writeln!(
+            f,
+            "{messages} messages checked by those who lived, {missed} missed by lossy ones and counted exactly"
+        )?;
+        write!(
+            f,
+            "{untouched_messages} of them by the pair that nobody touched; nothing lost, torn, repeated, stuck or left"
+        )
+    }
+}
+
+struct Member {
+    worker: Worker,
+    task: SoakTask,
+    stopped_until: Option<Instant>,
+}
+
+/// See the module.
+pub struct Supervisor {
+    chaos: Chaos,
+    socket: PathBuf,
+    ledger: Ledger,
+    next_entry: u64,
+    random: u64,
+    /// The dispatcher, publishers, subscribers, in this order; then the two that nobody touches.
+    members: Vec<Member>,
+    summary: Summary,
+}
+
+impl Supervisor {
+    /// With a dispatcher at that socket.
+    ///
+    /// # Errors
+    ///
+    /// When the processes cannot be started.
+    pub fn new(chaos: Chaos, socket: PathBuf) -> Result<Supervisor, WorkerError> {
+        let random = chaos.seed | 1;
+        let mut supervisor = Supervisor {
+            chaos,
+            socket,
+            ledger: Ledger::create()?,
+            next_entry: 0,
+            random,
+            members: Vec::new(),
+            summary: Summary::default(),
+        };
+        let socket = supervisor.socket.clone();
+        supervisor.add(SoakTask::Dispatcher { socket: socket.clone() })?;
+        supervisor.members[0].worker.await_checked(SETTLE)?;
+        let Chaos { publishers, subscribers, topics, longest, rate, .. } = supervisor.chaos;
+        let subscriber =
+            |topic, reliable| SoakTask::Subscriber { socket: socket.clone(), topic: topic_name(topic), reliable };
+        let publisher = |topic| SoakTask::Publisher {
+            socket: socket.clone(),
+            topic: topic_name(topic),
+            entry: 0,
+            longest,
+            rate,
+            subscribers: 0,
+        };
+        for at in 0..publishers {
+            supervisor.add(publisher(at % topics))?;
+        }
+        for at in 0..subscribers {
+            supervisor.add(subscriber(at % topics, at / topics % 2 == 0))?;
+        }
+        supervisor.add(subscriber(topics, true))?;
+        supervisor.add(publisher(topics))?;
+        for member in &mut supervisor.members {
+            member.worker.await_checked(SETTLE)?;
+        }
+        Ok(supervisor)
+    }
+
+    fn add(&mut self, task: SoakTask) -> Result<(), WorkerError> {
+        let member = self.start(task)?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    /// Starts a process; it goes to work as soon as it can.
+    fn start(&mut self, mut task: SoakTask) -> Result<Member, WorkerError> {
+        let name = match &mut task {
+            SoakTask::Dispatcher { .. } => "dispatcher".to_owned(),
+            SoakTask::Publisher { topic, entry, .. } => {
+                *entry = self.next_entry % ENTRIES;
+                self.next_entry += 1;
+                // The entry may be a dead one's, after very many.
+                self.ledger.set(*entry, 0);
+                format!("publisher {entry} of {topic}")
+            }
+            SoakTask::Subscriber { topic, reliable, .. } => {
+                format!("{} subscriber of {topic}", if *reliable { "reliable" } else { "lossy" })
+            }
+        };
+        let mut worker = Worker::start(&name, None, &task, &[self.ledger.fd().as_fd()])?;
+        worker.run(Budget::Messages(u64::MAX))?;
+        Ok(Member { worker, task, stopped_until: None })
+    }
+
+    /// Lets it happen, then checks.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that did not hold, in words.
+    pub fn run(mut self, mut progress: impl FnMut(&Summary)) -> Result<Summary, WorkerError> {
+        let untouched = self.members.len() - 2;
+        let before = self.descriptors(untouched);
+        let started = Instant::now();
+        let mut due = started;
+        while started.elapsed() < self.chaos.time {
+            due += self.chaos.every;
+            self.go_on(due);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.strike(untouched)?;
+            self.summary.seconds = started.elapsed().as_secs_f64();
+            progress(&self.summary);
+        }
+        self.settle(untouched)?;
+        let after = self.descriptors(untouched);
+        if before.iter().zip(&after).any(|(before, after)| after > before) {
+            return Err(failed(format!(
+                "the pair that nobody touched had {before:?} descriptors and has {after:?} now: some were not closed"
+            )));
+        }
+        self.finish(untouched)?;
+        Ok(self.summary)
+    }
+
+    /// Open descriptors of the pair that nobody touches.
+    fn descriptors(&self, untouched: usize) -> Vec<usize> {
+        let count = |member: &Member| {
+            fs::read_dir(format!("/proc/{}/fd", member.worker.pid())).map_or(0, |entries| entries.count())
+        };
+        self.members[untouched..].iter().map(count).collect()
+    }
+
+    /// Kills or stops somebody.
+    fn strike(&mut self, untouched: usize) -> Result<(), WorkerError> {
+        // A tenth of all strikes are the dispatcher's.
+        let victim = if self.draw(10) == 0 { 0 } else { 1 + self.draw(untouched as u64 - 1) as usize };
+        self.members[victim].worker.check()?;
+        if self.draw(5) == 0 {
+            let for_millis = 1 + self.draw(LONGEST_STOP.as_millis() as u64);
+            let member = &mut self.members[victim];
+            signal(member, Signal::STOP);
+            member.stopped_until = Some(Instant::now() + Duration::from_millis(for_millis));
+            self.summary.stops += 1;
+            return Ok(());
+        }
+        let task = self.members[victim].task.clone();
+        // Killed and waited for, before its successor starts: the place of a dispatcher is free then.
+        self.members.remove(victim);
+        let successor = self.start(task)?;
+        self.members.insert(victim, successor);
+        self.summary.kills += 1;
+        self.summary.dispatcher_kills += u64::from(victim == 0);
+        Ok(())
+    }
+
+    /// Whoever is stopped goes on when its time has come.
+    fn go_on(&mut self, now: Instant) {
+        for member in &mut self.members {
+            if member.stopped_until.is_some_and(|until| until <= now) {
+                member.stopped_until = None;
+                signal(member, Signal::CONT);
+            }
+        }
+    }
+
+    /// Nobody is killed any more: everybody gets ready, the publishers end, and each topic gets a last one that finds all its
+    /// subscribers.
+    fn settle(&mut self, untouched: usize) -> Result<(), WorkerError> {
+        self.go_on(Instant::now() + LONGEST_STOP * 2);
+        for member in &mut self.members {
+            member.worker.await_checked(SETTLE)?;
+        }
+        let last = 1 + self.chaos.publishers;
+        let mut publishers: Vec<_> = self.members[1..last].iter_mut().map(|member| &mut member.worker).collect();
+        for publisher in &mut publishers {
+            publisher.finish(0)?;
+        }
+        Worker::reports(&mut publishers, SETTLE)?;
+        self.members.drain(1..last);
+        let untouched = untouched - self.chaos.publishers;
+        for topic in 0..self.chaos.topics {
+            let subscribers = self.members[1..untouched]
+                .iter()
+                .filter(
+                    |member| matches!(&member.task, SoakTask::Subscriber { topic: it, .. } if *it == topic_name(topic)),
+                )
+                .count();
+            let task = SoakTask::Publisher {
+                socket: self.socket.clone(),
+                topic: topic_name(topic),
+                entry: 0,
+                longest: self.chaos.longest,
+                rate: self.chaos.rate,
+                subscribers,
+            };
+            let mut member = self.start(task)?;
+            // Ready when everybody is linked to it.
+            member.worker.await_checked(SETTLE)?;
+            self.members.push(member);
+        }
+        Ok(())
+    }
+
+    /// Everybody ends, and says what it saw.
+    fn finish(&mut self, untouched: usize) -> Result<(), WorkerError> {
+        let untouched = untouched - self.chaos.publishers;
+        let mut ends = vec![0; self.chaos.topics + 1];
+        // The untouched one, then those of `settle`.
+        for member in &mut self.members[untouched + 1..] {
+            let SoakTask::Publisher { topic, entry, .. } = &member.task else { continue };
+            let topic = (0..ends.len()).find(|&at| topic_name(at) == *topic).expect("it has a name of ours");
+            ends[topic] = *entry;
+            member.worker.finish(0)?;
+        }
+        let mut publishers: Vec<_> =
+            self.members[untouched + 1..].iter_mut().map(|member| &mut member.worker).collect();
+        Worker::reports(&mut publishers, SETTLE)?;
+        self.members.truncate(untouched + 1);
+        for member in &mut self.members[1..] {
+            let SoakTask::Subscriber { topic, .. } = &member.task else { continue };
+            let topic = (0..ends.len()).find(|&at| topic_name(at) == *topic).expect("it has a name of ours");
+            member.worker.finish(ends[topic])?;
+        }
+        let mut subscribers: Vec<_> = self.members[1..].iter_mut().map(|member| &mut member.worker).collect();
+        let reports = Worker::reports(&mut subscribers, SETTLE)?;
+        for report in &reports {
+            self.summary.messages += report.messages;
+            self.summary.missed += report.missed;
+        }
+        self.summary.untouched_messages = reports.last().map_or(0, |report| report.messages);
+        Ok(())
+    }
+
+    /// A number below `limit` (xorshift64, Marsaglia 2003).
+    fn draw(&mut self, limit: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % limit.max(1)
+    }
+}
+
+fn topic_name(topic: usize) -> String {
+    format!("soak/{topic}")
+}
+
+fn signal(member: &Member, signal: Signal) {
+    if let Some(pid) = i32::try_from(member.worker.pid()).ok().and_then(Pid::from_raw) {
+        // It may have died by itself: then its worker says so.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn failed(text: String) -> WorkerError {
+    WorkerError::Failed { name: "soak".to_owned(), text }
+}
