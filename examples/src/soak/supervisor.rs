@@ -184,7 +184,7 @@ impl Supervisor {
             progress(&self.summary);
         }
         self.settle(untouched)?;
-        let after = self.descriptors(untouched);
+        let after = self.descriptors(untouched - self.chaos.publishers);
         if before.iter().zip(&after).any(|(before, after)| after > before) {
             return Err(failed(format!(
                 "the pair that nobody touched had {before:?} descriptors and has {after:?} now: some were not closed"
@@ -195,11 +195,11 @@ impl Supervisor {
     }
 
     /// Open descriptors of the pair that nobody touches.
-    fn descriptors(&self, untouched: usize) -> Vec<usize> {
+    fn descriptors(&self, at: usize) -> Vec<usize> {
         let count = |member: &Member| {
             fs::read_dir(format!("/proc/{}/fd", member.worker.pid())).map_or(0, |entries| entries.count())
         };
-        self.members[untouched..].iter().map(count).collect()
+        self.members[at..at + 2].iter().map(count).collect()
     }
 
     /// Kills or stops somebody.
