@@ -90,3 +90,8 @@ fn random() -> u64 {
     while rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(bytes.len()) {}
     u64::from_ne_bytes(bytes)
 }
+
+// Runs the example in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
