@@ -98,8 +98,7 @@ impl Outlet {
     /// When there is no room within `reach`, or the message cannot be serialised.
     #[inline]
     pub fn try_publish<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
-        let (_, room) = self.producer.room();
-        if self.expected_len <= room {
+        if self.producer.fits(self.expected_len) {
             let mut open = Room::from_slice(self.producer.open_room());
             if let Ok(len) = message.write(&mut open, &mut self.scratch) {
                 return Ok(self.commit(len));
@@ -170,7 +169,7 @@ impl Outlet {
     /// When there is no room within `reach`.
     #[inline]
     pub fn try_open(&mut self, len: usize, reach: Reach) -> Result<OpenFrame<'_>, NoRoom> {
-        if len > self.producer.room().1 {
+        if !self.producer.fits(len) {
             self.open_elsewhere(len, reach)?;
         }
         Ok(OpenFrame { outlet: self, len })

@@ -357,3 +357,24 @@ fn iterators_yield_samples_to_keep() {
     let all: Result<Vec<_>, ReceiveError> = subscriber.iter().take(10).collect();
     assert!(all.unwrap().iter().map(|sample| **sample).eq(0..10));
 }
+
+/// Bug: a publisher panicked when it published an empty message while its block was filled to the end.
+/// Cause: "no room for a payload" and "room for one of 0 bytes, behind a header" were the same number.
+/// Cure: a block is asked whether a message fits, header and all.
+#[test]
+fn empty_messages_cross_also_where_a_block_ends() {
+    const BLOCK: u32 = 4096;
+    let place = Place::new();
+    let node = place.node("node");
+    let mut publisher = node.publisher::<[u8]>("nothing").block_len(BLOCK).create().unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("nothing").reliable().create().unwrap();
+    // 255 frames fill a block: its end is met by each of the ways.
+    for number in 0..BLOCK {
+        match number % 4 {
+            0 => publisher.publish(&[]).unwrap(),
+            1 => publisher.try_publish(&[]).unwrap(),
+            _ => publisher.loan(0).unwrap().send(),
+        };
+        assert!(subscriber.receive().unwrap().is_empty());
+    }
+}

@@ -164,6 +164,14 @@ impl<W: Words> Producer<W> {
         (self.next_at + HEADER_LEN, (self.end_at - self.next_at).saturating_sub(HEADER_LEN))
     }
 
+    /// Whether the current block can take a payload of `len` bytes. A block that is filled to its end takes none, not even an
+    /// empty one, which needs a header.
+    #[inline]
+    pub fn fits(&self, len: usize) -> bool {
+        // Frames are packed to headers' lengths, so the padding fits wherever the payload does.
+        (self.end_at - self.next_at).checked_sub(HEADER_LEN).is_some_and(|room| len <= room)
+    }
+
     /// Makes room for a payload of `len` bytes; returns its offset. Never waits.
     ///
     /// # Errors
@@ -171,8 +179,7 @@ impl<W: Words> Producer<W> {
     /// Says who is in the way; nothing is lost, the call may be repeated.
     #[inline]
     pub fn open(&mut self, len: usize, reach: Reach) -> Result<usize, NoRoom> {
-        // `len` first: a length near usize::MAX must not wrap.
-        if len > self.end_at - self.next_at || frame_len(len) > self.end_at - self.next_at {
+        if !self.fits(len) {
             self.next_block(len, reach)?;
         }
         Ok(self.next_at + HEADER_LEN)
