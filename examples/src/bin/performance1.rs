@@ -11,12 +11,18 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use nodeset::{AppOptions, NodeBuilder};
+use nodeset::{AppOptions, Node, NodeBuilder};
 use nodeset_examples::measure::{Budget, Cores, worker};
 use nodeset_examples::performance::{Plan, Runner, Workload, prepare, report};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// How long slices are measured again whose limit moved.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Measure NodeSet on this machine, beside what the machine can do at best.
 #[derive(Debug, Parser)]
@@ -64,6 +70,10 @@ fn main() -> ExitCode {
     let outcome = if worker::is_worker() { worker::work(prepare) } else { measure(&Arguments::parse()) };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has gone: nothing is left to do.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("performance1: {error}");
             ExitCode::FAILURE
@@ -78,21 +88,33 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error + Send
         (None, Some(messages)) => Budget::Messages(messages),
         (None, None) => Budget::Time(Duration::from_millis(450)),
     };
-    let plan = Plan::new(&arguments.workload, &arguments.size, &arguments.subscribers, budget)?;
+    // Without arguments it ends in time also where the machine does not hold still.
+    let patient_until =
+        (arguments.seconds.is_none() && arguments.msgcount.is_none()).then(|| Instant::now() + PATIENCE);
     let cores = Cores::of_this_process();
-    if !cores.are_two() {
+    let plan = Plan::new(&arguments.workload, &arguments.size, &arguments.subscribers, budget, cores.available)?;
+    if !plan.left_out.is_empty() {
+        let names: Vec<_> = plan.left_out.iter().map(|workload| workload.word()).collect();
         eprintln!(
-            "performance1: this process may use one core only, so both ends share it and every figure measures the scheduler; \
-             give it two (taskset, cgroup, container) for figures that mean something"
+            "performance1: this process may use one core only: {} left out; allow it another one (taskset, cgroup, container)",
+            names.join(", ")
         );
     }
     // A dispatcher of its own, unless another one was asked for: nothing that runs on this machine is disturbed.
     let mut options = arguments.nodeset.clone();
-    if options.dispatcher.is_none() && options.instance == AppOptions::default().instance {
+    if options.dispatcher.is_none() && options.instance == AppOptions::default().instance && !options.no_embedded {
         options.instance = format!("performance1-{}", std::process::id());
     }
-    let _node = NodeBuilder::from_options(&options, "performance1").connect()?;
-    let mut runner = Runner::new(options.endpoint()?.path().to_owned(), cores);
+    let node = Arc::new(Mutex::new(None));
+    leave_on_signal(Arc::clone(&node))?;
+    *lock(&node) = Some(NodeBuilder::from_options(&options, "performance1").connect()?);
+    let runner = Runner::new(options.endpoint()?.path().to_owned(), cores, patient_until);
+    let outcome = report(runner, &plan, arguments.json);
+    drop(lock(&node).take());
+    outcome
+}
+
+fn report(mut runner: Runner, plan: &Plan, json: bool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let progress = io::stderr().is_terminal();
     let mut rows = Vec::new();
     for (at, &item) in plan.items.iter().enumerate() {
@@ -104,22 +126,34 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error + Send
             eprint!("\r\x1b[K");
         }
         let row = row?;
-        if arguments.json {
+        if json {
             print(&format!("{}\n", row.json()))?;
         }
         rows.push(row);
     }
-    if !arguments.json {
+    if !json {
         print(&format!("{}\n{}", report::table(&rows), report::legend(&rows)))?;
     }
     Ok(())
 }
 
-/// Whoever read our output may have gone.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other,
-    }
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// SIGINT and SIGTERM end the program at once, but not without its dispatcher's clearing up. The workers die with it.
+fn leave_on_signal(node: Arc<Mutex<Option<Node>>>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            drop(lock(&node).take());
+            std::process::exit(128 + signal);
+        }
+    })?;
+    Ok(())
+}
+
+fn lock(node: &Mutex<Option<Node>>) -> MutexGuard<'_, Option<Node>> {
+    node.lock().unwrap_or_else(PoisonError::into_inner)
 }

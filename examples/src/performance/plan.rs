@@ -75,6 +75,12 @@ impl Workload {
         }
     }
 
+    /// Its ends keep looking, each on a core of its own: on one core they would wait for the scheduler to take it away from
+    /// the other one.
+    pub fn takes_two_cores(self) -> bool {
+        !matches!(self, Workload::Wakeup | Workload::LimitWakeup | Workload::Fanout)
+    }
+
     /// It is a limit itself.
     pub fn is_limit(self) -> bool {
         matches!(self, Workload::LimitLine | Workload::LimitStream | Workload::LimitWakeup)
@@ -136,9 +142,25 @@ pub enum PlanError {
         /// For which.
         workload: Workload,
     },
+    /// Allow two cores, or choose others.
+    #[error(
+        "{workload} takes two cores, and this process may use one only: allow it another one (taskset, cgroup, container), \
+         or choose {}",
+        on_one_core()
+    )]
+    OneCore {
+        /// Which.
+        workload: Workload,
+    },
     /// Give more.
     #[error("{0} must be above 0")]
     NotAbove(&'static str),
+}
+
+/// The words for workloads that one core is enough for.
+fn on_one_core() -> String {
+    let fit = Workload::ALL.into_iter().filter(|workload| !workload.takes_two_cores());
+    fit.map(|workload| format!("--workload {workload}")).collect::<Vec<_>>().join(", ")
 }
 
 /// One row to measure.
@@ -161,13 +183,15 @@ pub struct Plan {
     pub items: Vec<Item>,
     /// Of each row.
     pub budget: Budget,
+    /// What was left out, as it takes more cores than this process may use.
+    pub left_out: Vec<Workload>,
 }
 
 /// bytes; the longest message that is measured
 const LONGEST: usize = 256 << 20;
 
 impl Plan {
-    /// What follows from the arguments; empty lists mean the defaults.
+    /// What follows from the arguments; empty lists mean the defaults. With less than two cores, only what one is enough for.
     ///
     /// # Errors
     ///
@@ -177,6 +201,7 @@ impl Plan {
         sizes: &[usize],
         subscribers: &[usize],
         budget: Budget,
+        cores: usize,
     ) -> Result<Plan, PlanError> {
         match budget {
             Budget::Messages(0) => return Err(PlanError::NotAbove("--msgcount")),
@@ -190,9 +215,16 @@ impl Plan {
                 _ => return Err(PlanError::SizeTooLong { size, limit: LONGEST }),
             }
         }
-        let mut items = Vec::new();
+        let (mut items, mut left_out) = (Vec::new(), Vec::new());
         let chosen = if workloads.is_empty() { &Workload::ALL[..] } else { workloads };
         for &workload in chosen {
+            if cores < 2 && workload.takes_two_cores() {
+                if !workloads.is_empty() {
+                    return Err(PlanError::OneCore { workload });
+                }
+                left_out.push(workload);
+                continue;
+            }
             if workload.is_limit() {
                 items.push(Item { workload, size: 64, subscribers: 1, typed: false });
                 continue;
@@ -215,7 +247,7 @@ impl Plan {
                 }
             }
         }
-        Ok(Plan { items, budget })
+        Ok(Plan { items, budget, left_out })
     }
 }
 
@@ -227,18 +259,29 @@ mod tests {
 
     #[test]
     fn bytes_and_typed_each_have_a_row() {
-        let plan = Plan::new(&[Workload::Latency], &[64, 65], &[], BUDGET).unwrap();
+        let plan = Plan::new(&[Workload::Latency], &[64, 65], &[], BUDGET, 2).unwrap();
         let rows: Vec<_> = plan.items.iter().map(|item| (item.size, item.typed)).collect();
         assert_eq!(rows, [(64, false), (64, true), (65, false)]);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        assert_eq!(Plan::new(&[], &[0], &[], BUDGET), Err(PlanError::SizeZero));
-        assert!(Plan::new(&[], &[usize::MAX], &[], BUDGET).is_err());
-        assert!(Plan::new(&[Workload::Latency], &[], &[3], BUDGET).is_err());
-        assert!(Plan::new(&[Workload::Fanout], &[], &[0, 3], BUDGET).is_ok());
-        assert_eq!(Plan::new(&[], &[], &[], Budget::Messages(0)), Err(PlanError::NotAbove("--msgcount")));
+        assert_eq!(Plan::new(&[], &[0], &[], BUDGET, 2), Err(PlanError::SizeZero));
+        assert!(Plan::new(&[], &[usize::MAX], &[], BUDGET, 2).is_err());
+        assert!(Plan::new(&[Workload::Latency], &[], &[3], BUDGET, 2).is_err());
+        assert!(Plan::new(&[Workload::Fanout], &[], &[0, 3], BUDGET, 2).is_ok());
+        assert_eq!(Plan::new(&[], &[], &[], Budget::Messages(0), 2), Err(PlanError::NotAbove("--msgcount")));
+        assert!(matches!(Plan::new(&[Workload::Latency], &[], &[], BUDGET, 1), Err(PlanError::OneCore { .. })));
         assert!("latencies".parse::<Workload>().unwrap_err().contains("latency, "));
+    }
+
+    #[test]
+    fn on_one_core_only_that_is_left_which_does_not_keep_looking() {
+        let plan = Plan::new(&[], &[], &[], BUDGET, 1).unwrap();
+        assert!(plan.items.iter().all(|item| !item.workload.takes_two_cores()) && !plan.items.is_empty());
+        assert!(plan.left_out.contains(&Workload::Latency) && !plan.left_out.contains(&Workload::Wakeup));
+        assert!(Plan::new(&[], &[], &[], BUDGET, 2).unwrap().left_out.is_empty());
+        let refused = Plan::new(&[Workload::Throughput], &[], &[], BUDGET, 1).unwrap_err().to_string();
+        assert!(refused.contains("--workload wakeup"), "{refused}");
     }
 }

@@ -40,6 +40,12 @@ pub struct Row {
     /// Messages that lossy subscribers did not get, of all that they could.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missed: Option<u64>,
+    /// nanoseconds; the limit's own p50, before and after
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_p50_ns: Option<f64>,
+    /// The limit's own bytes a second, before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes_per_s: Option<f64>,
     /// Latencies: how many times as long as the limit; throughput: which part of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_limit: Option<f64>,
@@ -66,10 +72,11 @@ impl Row {
 const HEADS: [&str; 11] =
     ["workload", "payload", "size", "subs", "p50", "p99", "p99.9", "max", "messages/s", "bytes/s", "ns/publish"];
 
-/// All rows as a table for people; the last column is the limit's.
+/// All rows as a table for people; the last columns are the limit's.
 pub fn table(rows: &[Row]) -> String {
-    let mut cells =
-        vec![HEADS.iter().map(|head| (*head).to_owned()).chain(["of limit".to_owned()]).collect::<Vec<_>>()];
+    let mut cells = vec![
+        HEADS.iter().map(|head| (*head).to_owned()).chain(["limit", "of limit"].map(str::to_owned)).collect::<Vec<_>>(),
+    ];
     cells.extend(rows.iter().map(cells_of));
     let columns = cells[0].len();
     let widths: Vec<_> =
@@ -103,6 +110,7 @@ fn cells_of(row: &Row) -> Vec<String> {
         or_empty(row.msgs_per_s.map(|it| scaled(it, ""))),
         or_empty(row.bytes_per_s.map(|it| scaled(it, "B"))),
         or_empty(row.ns_per_publish.map(|it| format!("{it:.1}"))),
+        or_empty(row.limit_p50_ns.map(nanoseconds).or(row.limit_bytes_per_s.map(|it| scaled(it, "B")))),
         or_empty(ratio),
     ]
 }
@@ -143,7 +151,7 @@ pub fn legend(rows: &[Row]) -> String {
         }
     }
     text.push_str(
-        "A latency is half a round trip. \"of limit\": this machine's own limit, measured right before and after.\n",
+        "A latency is half a round trip. \"limit\": what this machine can do at best, measured right before and after.\n",
     );
     if rows.iter().any(|row| row.noisy) {
         text.push_str(
@@ -166,6 +174,7 @@ mod tests {
             messages: 10,
             seconds: 0.5,
             latency: Some(Percentiles { p50_ns: 40.0, p99_ns: 50.0, p999_ns: 60.0, max_ns: 20_000.0 }),
+            limit_p50_ns: Some(36.5),
             ratio_to_limit: Some(1.1),
             verified: true,
             ..Row::default()
@@ -176,7 +185,7 @@ mod tests {
     fn json_leaves_out_what_does_not_apply() {
         assert_eq!(
             row().json(),
-            r#"{"workload":"latency","payload":"bytes","size":64,"subscribers":1,"messages":10,"seconds":0.5,"p50_ns":40.0,"p99_ns":50.0,"p999_ns":60.0,"max_ns":20000.0,"ratio_to_limit":1.1,"verified":true}"#
+            r#"{"workload":"latency","payload":"bytes","size":64,"subscribers":1,"messages":10,"seconds":0.5,"p50_ns":40.0,"p99_ns":50.0,"p999_ns":60.0,"max_ns":20000.0,"limit_p50_ns":36.5,"ratio_to_limit":1.1,"verified":true}"#
         );
     }
 
@@ -195,7 +204,12 @@ mod tests {
         let table = table(&[row(), throughput]);
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[1].contains("40.0 ns") && lines[1].contains("20.0 us") && lines[1].ends_with("1.10x"));
+        assert!(
+            lines[1].contains("40.0 ns")
+                && lines[1].contains("20.0 us")
+                && lines[1].contains("36.5 ns")
+                && lines[1].ends_with("1.10x")
+        );
         assert!(lines[2].contains("1Mi") && lines[2].contains("12.35 k") && lines[2].contains("12.50 GB"));
         assert!(lines[2].ends_with("0.90x ?"));
     }

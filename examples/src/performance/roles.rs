@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nodeset::{Node, Publisher, Subscriber, WaitStrategy};
+use nodeset::{Node, Publisher, Sample, Subscriber, WaitStrategy};
 use serde::{Deserialize, Serialize};
 
 use super::message::{Long, Payload, Short};
@@ -16,7 +16,7 @@ use crate::measure::{Budget, Clock, LimitTask, Recorder, Report, monotonic_ns};
 const LINK_DEADLINE: Duration = Duration::from_secs(20);
 /// Round trips at the start of a run that are not counted.
 const WARM_UP: u64 = 200;
-/// Messages between two looks at the clock.
+/// Messages between two looks at the clock, or at another subscription.
 const BATCH: u64 = 256;
 /// How long a publisher may wait for its readers: as long as the parent waits for a run.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(60);
@@ -63,10 +63,12 @@ pub enum Part {
         /// Waits for so many subscribers before it is ready.
         subscribers: usize,
     },
-    /// Receives and checks everything.
-    Reader {
-        /// Loses nothing.
-        reliable: bool,
+    /// Receives and checks everything, reliably.
+    Reader,
+    /// Receives and checks what it does not lose, on so many lossy subscriptions.
+    Readers {
+        /// How many.
+        subscriptions: usize,
     },
     /// Holds so many subscriptions and never reads.
     Idle {
@@ -97,7 +99,8 @@ where
         Part::Ping { .. } => "ping",
         Part::Echo { .. } => "echo",
         Part::Writer { .. } => "writer",
-        Part::Reader { .. } => "reader",
+        Part::Reader => "reader",
+        Part::Readers { .. } => "readers",
         Part::Idle { .. } => "idle",
     };
     let node = Node::builder(name).socket(&task.socket).connect_timeout(LINK_DEADLINE).connect()?;
@@ -127,9 +130,14 @@ where
             publisher.wait_for_subscribers(subscribers, LINK_DEADLINE)?;
             Box::new(Writer { publisher, draft, size: task.size })
         }
-        Part::Reader { reliable } => {
-            let subscriber = subscriber("stream", reliable, WaitStrategy::Spin)?;
-            Box::new(Reader { subscriber, reliable, size: task.size })
+        Part::Reader => {
+            let subscriber = subscriber("stream", true, WaitStrategy::Spin)?;
+            Box::new(Reader { subscriber, size: task.size })
+        }
+        Part::Readers { subscriptions } => {
+            let subscribers: Result<Vec<_>, _> =
+                (0..subscriptions).map(|_| subscriber("stream", false, WaitStrategy::Yield)).collect();
+            Box::new(Readers { subscribers: subscribers?, size: task.size })
         }
         Part::Idle { subscriptions } => {
             let held: Result<Vec<_>, _> =
@@ -198,10 +206,11 @@ impl<T: Payload + ?Sized> Role for Echo<T> {
             if T::is_end(&sample) {
                 return Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, ..Report::default() });
             }
+            // Checked while the answer is on its way.
+            T::publish(&mut self.publisher, &mut self.draft, messages)?;
             if !T::is_intact(&sample, messages) {
                 return Err(damaged(messages));
             }
-            T::publish(&mut self.publisher, &mut self.draft, messages)?;
             messages += 1;
         }
     }
@@ -232,31 +241,88 @@ impl<T: Payload + ?Sized> Role for Writer<T> {
     }
 }
 
+/// What a subscriber has seen in a run.
+#[derive(Default)]
+struct Seen {
+    /// Number of the next message.
+    due: u64,
+    messages: u64,
+    missed: u64,
+}
+
+impl Seen {
+    /// Checks a message; says whether it was the run's last.
+    #[inline]
+    fn check<T: Payload + ?Sized>(&mut self, sample: &Sample<'_, T>) -> Result<bool, WorkError> {
+        self.due += sample.missed_before();
+        self.missed += sample.missed_before();
+        if T::is_end(sample) {
+            return Ok(true);
+        }
+        if !T::is_intact(sample, self.due) {
+            return Err(damaged(self.due));
+        }
+        self.due += 1;
+        self.messages += 1;
+        Ok(false)
+    }
+}
+
 struct Reader<T: Payload + ?Sized> {
     subscriber: Subscriber<T>,
-    reliable: bool,
     size: usize,
 }
 
 impl<T: Payload + ?Sized> Role for Reader<T> {
     fn run(&mut self, _budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
         let started_ns = monotonic_ns();
-        let (mut due, mut messages, mut missed) = (0, 0, 0);
-        loop {
-            let sample = self.subscriber.receive()?;
-            due += sample.missed_before();
-            missed += sample.missed_before();
-            if T::is_end(&sample) {
-                break;
-            }
-            if !T::is_intact(&sample, due) {
-                return Err(damaged(due));
-            }
-            due += 1;
-            messages += 1;
-        }
-        if self.reliable && missed > 0 {
+        let mut seen = Seen::default();
+        while !seen.check(&self.subscriber.receive()?)? {}
+        let ended_ns = monotonic_ns();
+        let Seen { messages, missed, .. } = seen;
+        if missed > 0 {
             return Err(format!("a reliable subscriber missed {missed} messages").into());
+        }
+        Ok(Report { started_ns, ended_ns, messages, bytes: messages * self.size as u64, ..Report::default() })
+    }
+}
+
+struct Readers<T: Payload + ?Sized> {
+    subscribers: Vec<Subscriber<T>>,
+    size: usize,
+}
+
+impl<T: Payload + ?Sized> Role for Readers<T> {
+    fn run(&mut self, _budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
+        let started_ns = monotonic_ns();
+        let mut reading: Vec<_> = self.subscribers.iter_mut().map(|it| (it, Seen::default())).collect();
+        let (mut messages, mut missed) = (0, 0);
+        while !reading.is_empty() {
+            let mut found = false;
+            let mut at = 0;
+            // Each in its turn, several messages at a time.
+            while let Some((subscriber, seen)) = reading.get_mut(at) {
+                let mut ended = false;
+                for _ in 0..BATCH {
+                    let Some(sample) = subscriber.try_receive()? else { break };
+                    found = true;
+                    ended = seen.check(&sample)?;
+                    if ended {
+                        break;
+                    }
+                }
+                if ended {
+                    messages += seen.messages;
+                    missed += seen.missed;
+                    reading.swap_remove(at);
+                } else {
+                    at += 1;
+                }
+            }
+            if !found {
+                // They share a core.
+                std::thread::yield_now();
+            }
         }
         let ended_ns = monotonic_ns();
         Ok(Report { started_ns, ended_ns, messages, bytes: messages * self.size as u64, missed, ..Report::default() })

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::plan::{Item, Workload};
 use super::report::Row;
@@ -34,6 +34,8 @@ pub struct Runner {
     cores: Cores,
     limits: HashMap<Limit, LimitPair>,
     rows: u64,
+    /// No slice is measured again after that.
+    patient_until: Option<Instant>,
 }
 
 /// One slice.
@@ -45,9 +47,9 @@ struct Slice {
 }
 
 impl Runner {
-    /// With the dispatcher at that socket.
-    pub fn new(socket: PathBuf, cores: Cores) -> Runner {
-        Runner { socket, cores, limits: HashMap::new(), rows: 0 }
+    /// With the dispatcher at that socket. Slices whose limit moved are not measured again after `patient_until`.
+    pub fn new(socket: PathBuf, cores: Cores, patient_until: Option<Instant>) -> Runner {
+        Runner { socket, cores, limits: HashMap::new(), rows: 0, patient_until }
     }
 
     /// Measures a row.
@@ -69,7 +71,9 @@ impl Runner {
         for tried in 1..=MOST_SLICES {
             let slice = self.slice(item, &mut workers, budget)?;
             slices.push(slice);
-            if slices.iter().filter(|slice| slice.moved <= MOVED).count() == SLICES || tried == MOST_SLICES {
+            let most =
+                if self.patient_until.is_some_and(|until| Instant::now() > until) { SLICES } else { MOST_SLICES };
+            if slices.iter().filter(|slice| slice.moved <= MOVED).count() == SLICES || tried >= most {
                 break;
             }
         }
@@ -115,20 +119,18 @@ impl Runner {
             }
             Workload::Throughput => {
                 workers.push(start("writer", first, Part::Writer { subscribers: 1 })?);
-                workers.push(start("reader", second, Part::Reader { reliable: true })?);
+                workers.push(start("reader", second, Part::Reader)?);
             }
             Workload::Fanout => {
                 workers.push(start("writer", first, Part::Writer { subscribers })?);
-                let processes = subscribers.min(FAN_PROCESSES);
-                for process in 0..processes {
-                    let subscriptions = subscribers / processes + usize::from(process < subscribers % processes);
+                for subscriptions in spread(subscribers) {
                     workers.push(start("idle subscribers", second, Part::Idle { subscriptions })?);
                 }
             }
             Workload::FanoutRead => {
                 workers.push(start("writer", first, Part::Writer { subscribers })?);
-                for _ in 0..subscribers {
-                    workers.push(start("reader", second, Part::Reader { reliable: false })?);
+                for subscriptions in spread(subscribers) {
+                    workers.push(start("readers", second, Part::Readers { subscriptions })?);
                 }
             }
             Workload::LimitLine | Workload::LimitStream | Workload::LimitWakeup => {}
@@ -152,6 +154,12 @@ impl Runner {
         let moved = before.zip(after).map_or(0.0, |(before, after)| before.moved(&after));
         Ok(Slice { row: row(item, &reports, limit), limit, moved })
     }
+}
+
+/// How many subscriptions each process holds.
+fn spread(subscriptions: usize) -> impl Iterator<Item = usize> {
+    let processes = subscriptions.min(FAN_PROCESSES);
+    (0..processes).map(move |process| subscriptions / processes + usize::from(process < subscriptions % processes))
 }
 
 /// Slices are sorted by how near they came to their limit.
@@ -183,12 +191,14 @@ fn row(item: Item, reports: &[Report], limit: Option<f64>) -> Row {
     };
     match item.workload {
         Workload::Latency | Workload::Wakeup => {
+            row.limit_p50_ns = limit;
             row.ratio_to_limit = sender.latency.zip(limit).map(|(latency, limit)| latency.p50_ns / limit);
         }
         Workload::Throughput => {
             let bytes_per_s = sender.bytes as f64 / seconds;
             row.msgs_per_s = Some(sender.messages as f64 / seconds);
             row.bytes_per_s = Some(bytes_per_s);
+            row.limit_bytes_per_s = limit;
             row.ratio_to_limit = limit.map(|limit| bytes_per_s / limit);
         }
         _ => {
@@ -200,4 +210,17 @@ fn row(item: Item, reports: &[Report], limit: Option<f64>) -> Row {
         }
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscriptions_are_spread_evenly_over_at_most_four_processes() {
+        assert_eq!(spread(0).count(), 0);
+        assert!(spread(3).eq([1, 1, 1]));
+        assert!(spread(64).eq([16; 4]));
+        assert!(spread(7).eq([2, 2, 2, 1]));
+    }
 }
