@@ -163,7 +163,11 @@ fn one_that_will_not_hear_is_no_longer_attached() {
     deaf.raw.send(&ToDispatcher::List, &[]);
     peaceful.one.expect_message(ToNode::Demote { link: listed.link });
     deaf.hand_back(path);
-    deaf.raw.list();
+    // It hears again: its link is listed again as what it was.
+    let again = peaceful.one.expect_list_link();
+    assert_eq!((again.link, again.line, again.tag), (listed.link, listed.line, listed.tag));
+    peaceful.one.raw.send(&ToDispatcher::LinkListed { link: again.link }, &[]);
+    peaceful.one.expect_message(ToNode::LinkReady { link: again.link });
     peaceful.goes_on(path);
 }
 

@@ -149,6 +149,7 @@ impl Registry {
                 line_taken,
                 reliable,
                 demoted,
+                ever_demoted: demoted,
                 announced: false,
                 publishing,
                 reading,
@@ -168,6 +169,7 @@ impl Registry {
                 }
                 self.change(id, |link| {
                     link.demoted |= held.demoted;
+                    link.ever_demoted |= held.demoted;
                     link.publishing = match link.publishing {
                         PublisherEnd::Unknown | PublisherEnd::Waiting | PublisherEnd::Asked | PublisherEnd::Listed => {
                             PublisherEnd::Listed
@@ -288,6 +290,7 @@ impl Registry {
             self.resolve(half);
         }
         for link_id in self.links_of(id) {
+            self.promote(link_id);
             if let Some(&link) = self.links.get(&link_id).filter(|link| !link.is_half()) {
                 self.have_shared(&link);
             }
@@ -295,6 +298,20 @@ impl Registry {
         }
         self.forgive(id);
         self.join_all(id);
+    }
+
+    /// A link that was demoted while its subscriber had no session is listed again as what it was. If it lost anything
+    /// meanwhile, its reader learns that from the log and leaves.
+    fn promote(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let whole = (link.publishing, link.reading) == (PublisherEnd::Listed, SubscriberEnd::Entered);
+        if link.demoted && whole && self.answers(link.publisher) && self.answers(link.subscriber) {
+            self.change(id, |link| {
+                link.demoted = false;
+                link.announced = false;
+                link.publishing = PublisherEnd::Waiting;
+            });
+        }
     }
 
     /// Tells a publisher that came back what it has not heard about a link, or makes good what it has lost.

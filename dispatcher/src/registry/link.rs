@@ -62,6 +62,8 @@ pub(super) struct Link {
     pub(super) reliable: bool,
     /// The publisher does not wait for it; its pins stay.
     pub(super) demoted: bool,
+    /// It was demoted at some time: its reader may learn so at its next block, and leave in order to be linked afresh.
+    pub(super) ever_demoted: bool,
     /// `LinkReady` was sent.
     pub(super) announced: bool,
     pub(super) publishing: PublisherEnd,

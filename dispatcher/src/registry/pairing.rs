@@ -84,6 +84,7 @@ impl Registry {
                 line_taken: true,
                 reliable,
                 demoted: false,
+                ever_demoted: false,
                 announced: false,
                 publishing: PublisherEnd::Waiting,
                 reading: SubscriberEnd::Waiting,
@@ -224,7 +225,7 @@ impl Registry {
             SubscriberEnd::Asked | SubscriberEnd::Entered => {
                 // A demoted reader leaves in order to be linked afresh. Any other one could not read this log, and would
                 // not be able to the next time.
-                if !link.demoted {
+                if !link.ever_demoted {
                     if link.reading == SubscriberEnd::Asked {
                         warn!(event = "link_not_entered", ?id, subscriber = self.name_of(node));
                     }
@@ -280,6 +281,7 @@ impl Registry {
             return;
         }
         link.demoted = true;
+        link.ever_demoted = true;
         let publisher = link.publisher;
         self.tell_end(publisher, ToNode::Demote { link: id });
     }

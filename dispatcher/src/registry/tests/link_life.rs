@@ -265,7 +265,9 @@ fn a_demoted_reader_that_left_is_linked_afresh() {
     let mut pair = Pair::new(Until::LinkReady);
     let first = pair.table.link(pair.id);
     let mut subscriber = pair.subscriber.clone();
+    pair.deaf();
     pair.table.hang_up(&subscriber);
+    assert_eq!(pair.publisher_hears(), [ToNode::Demote { link: pair.id }]);
     let held = HeldLink {
         link: pair.id,
         peer: pair.publisher.id,
@@ -278,8 +280,15 @@ fn a_demoted_reader_that_left_is_linked_afresh() {
     let brings = [(ToDispatcher::Subscribe(pair.subscribe.clone()), 0), (ToDispatcher::HeldLink(held), 0)];
     pair.table.come_back(&mut subscriber, &brings);
     pair.subscriber = subscriber;
-    assert!(pair.table.link(pair.id).demoted, "the publisher does not wait for it any more");
+    // It is listed again as what it was: reliable.
+    let heard = pair.publisher_hears();
+    let promoted = list_link(&heard).unwrap();
+    assert_eq!((promoted.line, promoted.tag, promoted.reliable), (first.line, first.tag, true));
+    assert!(!pair.table.link(pair.id).demoted);
+    pair.listed();
+    assert_eq!(pair.publisher_hears(), [ToNode::LinkReady { link: pair.id }]);
     pair.deaf();
+    // But it had lost something meanwhile.
     pair.left();
     assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id }]);
     pair.removed();
