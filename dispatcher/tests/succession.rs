@@ -113,9 +113,22 @@ fn the_sessions_of_one_node_may_follow_each_other() {
     assert_eq!(tool(&dispatcher.path).list(), before);
     nodes.viewer.hand_back(&dispatcher.path);
     nodes.viewer.expect_message(ToNode::LinkReady { link: nodes.links[1].link });
+    // Listed again as what it was.
+    let listed_again = |camera: &mut RawNode| {
+        let again = camera.expect_list_link();
+        assert_eq!((again.link, again.line, again.tag, again.reliable), {
+            let ListLink { link, line, tag, reliable, .. } = nodes.links[0];
+            (link, line, tag, reliable)
+        });
+        camera.raw.send(&ToDispatcher::LinkListed { link }, &[]);
+        camera.expect_message(ToNode::LinkReady { link });
+    };
+    listed_again(&mut nodes.camera);
+    assert_eq!(tool(&dispatcher.path).list(), before);
     // A second session before the first one is seen to end.
     nodes.viewer.hand_back(&dispatcher.path);
     nodes.viewer.expect_message(ToNode::LinkReady { link: nodes.links[1].link });
+    listed_again(&mut nodes.camera);
     assert_eq!(tool(&dispatcher.path).list(), before);
 }
 
