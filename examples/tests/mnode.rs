@@ -2,16 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nodeset::Node;
+use nodeset_examples::machine::TOPIC;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// A user to whom nothing belongs.
+const NOBODY: u32 = 65534;
 const MNODE: &str = env!("CARGO_BIN_EXE_mnode");
 const PUBLISH: &str = env!("CARGO_BIN_EXE_mnode_publish");
 
@@ -111,15 +118,16 @@ fn they_find_each_other_without_a_dispatcher_and_survive_each_other() {
 #[test]
 fn a_signal_ends_them_in_order() {
     let place = TempDir::new().unwrap();
-    let mut listener = Beside::start(command(MNODE, place.path(), &[]));
-    let mut publisher = Beside::start(command(PUBLISH, place.path(), &["--rate", "50"]));
-    listener.line_with("sensor");
-    for program in [&mut listener, &mut publisher] {
-        let pid = rustix::process::Pid::from_child(&program.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(program.child.wait().unwrap().success());
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut listener = Beside::start(command(MNODE, place.path(), &[]));
+        let mut publisher = Beside::start(command(PUBLISH, place.path(), &["--rate", "50"]));
+        listener.line_with("sensor");
+        for program in [&mut listener, &mut publisher] {
+            kill_process(Pid::from_child(&program.child), signal).unwrap();
+            assert!(program.child.wait().unwrap().success());
+        }
+        assert!(!place.path().join("d.sock").exists(), "the socket is gone with the last one");
     }
-    assert!(!place.path().join("d.sock").exists(), "the socket is gone with the last one");
 }
 
 fn failure(output: Output) -> String {
@@ -131,13 +139,22 @@ fn failure(output: Output) -> String {
 fn errors_name_the_cure() {
     let place = TempDir::new().unwrap();
     let node = Node::builder("other").socket(place.path().join("d.sock")).embedded().connect().unwrap();
-    let _other = node.publisher::<str>("machine/reading").create().unwrap();
+    let other = node.publisher::<str>(TOPIC).create().unwrap();
     let text = failure(command(MNODE, place.path(), &[]).output().unwrap());
+    assert!(text.contains("another type") && text.contains("`other`"), "{text}");
+    drop(other);
+    let _other = node.subscriber::<str>(TOPIC).create().unwrap();
+    let text = failure(command(PUBLISH, place.path(), &[]).output().unwrap());
     assert!(text.contains("another type") && text.contains("`other`"), "{text}");
     let text = failure(command(MNODE, place.path(), &["--nods", "2"]).output().unwrap());
     assert!(text.contains("--nodes"), "{text}");
     let text = failure(command(PUBLISH, place.path(), &["--rate", "0"]).output().unwrap());
     assert!(text.contains("0.001"), "{text}");
+    let empty = TempDir::new().unwrap();
+    for program in [MNODE, PUBLISH] {
+        let text = failure(command(program, empty.path(), &["--no-embedded"]).output().unwrap());
+        assert!(text.contains("start `nodeset-dispatcher`"), "{text}");
+    }
     let nowhere = place.path().join("nowhere");
     let text = failure(command(PUBLISH, &nowhere, &[]).output().unwrap());
     assert!(text.contains("make it") && text.contains("nowhere"), "{text}");
@@ -146,6 +163,27 @@ fn errors_name_the_cure() {
         let help = String::from_utf8(help.stdout).unwrap();
         for option in ["--dispatcher", "--instance", "--node-name", "--log-level", "--log-format", "--no-embedded"] {
             assert!(help.contains(option), "{program} does not explain {option}");
+        }
+    }
+}
+
+#[test]
+fn a_user_without_permission_for_the_socket_is_told_so() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can run a program as another user");
+        return;
+    }
+    let place = TempDir::new().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let _node = Node::builder("root").socket(place.path().join("d.sock")).embedded().connect().unwrap();
+    for (program, name) in [(MNODE, "mnode"), (PUBLISH, "mnode_publish")] {
+        // A copy, since the other user may not get to where the program was built.
+        let copy = place.path().join(name);
+        fs::copy(program, &copy).unwrap();
+        for arguments in [&[][..], &["--no-embedded"]] {
+            let mut command = command(copy.to_str().unwrap(), place.path(), arguments);
+            let text = failure(command.uid(NOBODY).gid(NOBODY).output().unwrap());
+            assert!(text.contains("no permission") && text.contains("--instance"), "{text}");
         }
     }
 }
