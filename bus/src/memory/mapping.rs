@@ -138,4 +138,20 @@ mod tests {
             theirs.prefault(range);
         }
     }
+
+    #[test]
+    fn a_forked_child_does_not_get_what_may_be_written() {
+        let segment = Segment::create("fork", 4096).unwrap();
+        let (ours, theirs) = (segment.map_writable().unwrap(), segment.map_readable().unwrap());
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        // `dc`: do not copy on fork (proc_pid_smaps(5)).
+        let is_copied = |mapping: &Mapping| {
+            let begin = format!("{:x}-", mapping.as_ptr() as usize);
+            let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&begin));
+            let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+            !flags.split_whitespace().any(|flag| flag == "dc")
+        };
+        assert!(!is_copied(&ours));
+        assert!(is_copied(&theirs));
+    }
 }
