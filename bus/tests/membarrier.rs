@@ -6,6 +6,8 @@
 //! other side: whoever loaded `x` = v after it stored `y` = j knows that the producer's loads from its round v + 1 on must see
 //! j, or that round's store and load passed both of the sleeper's. The producer notes the first of its rounds that saw j.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 mod other_process;
 
 use std::os::fd::OwnedFd;

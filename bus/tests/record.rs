@@ -1,5 +1,7 @@
 //! Records between processes: what becomes of descriptors when one executes another program, or has no room for more.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 mod other_process;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! What the kernel enforces for sealed segments: shown on the real kernel, in this process and from another one.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 mod other_process;
 
 use std::fs::File;

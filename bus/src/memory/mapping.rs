@@ -104,6 +104,7 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::super::Segment;
+    use super::Mapping;
 
     #[test]
     fn two_mappings_of_a_segment_show_the_same_bytes() {

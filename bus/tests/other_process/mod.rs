@@ -2,7 +2,7 @@
 //!
 //! A test file that uses this has a test `other_process`, which hands its parts to [`play`] and passes at once in an ordinary
 //! run. Both processes speak over a record socket, the second one's standard input.
-
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 #![allow(dead_code, reason = "each test file uses its share")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
