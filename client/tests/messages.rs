@@ -378,3 +378,23 @@ fn empty_messages_cross_also_where_a_block_ends() {
         assert!(subscriber.receive().unwrap().is_empty());
     }
 }
+
+/// Bug: a publisher with lossy subscribers only could get stuck with `Full`, for good.
+/// Cause: messages kept in case somebody falls behind (`depth`) filled a small log, and nobody could make room.
+/// Cure: what is only kept gives way.
+#[test]
+fn a_publisher_with_lossy_subscribers_only_never_waits() {
+    let place = Place::new();
+    let node = place.node("node");
+    let mut publisher = node.publisher::<[u8]>("images").block_len(4096).blocks(8).create().unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("images").create().unwrap();
+    for number in 0..1000_u64 {
+        publisher.try_publish(&[number as u8; 2500]).unwrap();
+    }
+    let mut seen = 0;
+    while let Some(sample) = subscriber.try_receive().unwrap() {
+        assert!(sample.iter().all(|&byte| byte == sample.sequence() as u8));
+        seen += 1 + sample.missed_before();
+    }
+    assert_eq!(seen, 1000);
+}

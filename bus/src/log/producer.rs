@@ -290,14 +290,22 @@ impl<W: Words> Producer<W> {
             return Err(NoRoom::TooLong { limit });
         }
         let run = (frame_len(len) + HEADER_LEN).div_ceil(self.layout.block_len) as u32;
-        let slowest = self.reclaim();
+        let mut kept = self.window();
+        let mut slowest = self.reclaim(kept);
         if let (Reach::Prompt, Some(slowest)) = (reach, slowest) {
             let prompt = (self.retention.prompt / self.layout.block_len as u64).max(3 * u64::from(run)).max(3);
             if u64::from(self.pool.occupied() + run) > prompt {
                 return Err(NoRoom::Behind(slowest));
             }
         }
-        match self.pool.take(run, self.spread) {
+        let mut place = self.pool.take(run, self.spread);
+        // What is only kept in case somebody falls behind or comes late gives way: nobody could ever make room for it.
+        while place.is_none() && kept > 0 {
+            kept /= 2;
+            slowest = self.reclaim(kept);
+            place = self.pool.take(run, self.spread);
+        }
+        match place {
             Some(index) => self.move_to(index, run),
             None => {
                 // Readers rest in the current block until they are sent on. If that is a long run, and room for another is
@@ -343,12 +351,20 @@ impl<W: Words> Producer<W> {
         self.end_at = begin + run as usize * self.layout.block_len - HEADER_LEN;
     }
 
-    /// Frees what nobody needs any more; returns the reliable link that holds back the floor, if one does.
-    fn reclaim(&mut self) -> Option<LinkId> {
+    /// Messages that are kept for lossy subscribers that fall behind, and for late ones.
+    fn window(&mut self) -> u64 {
         self.refresh_links();
-        let (target, _) = self.lowest_needed();
+        let lossy = self.known.iter().any(|link| !link.reliable);
+        self.retention.history.max(if lossy { self.retention.depth } else { 0 })
+    }
+
+    /// Frees what nobody needs any more, but for the last `kept` messages; returns the reliable link that holds back the floor,
+    /// if one does.
+    fn reclaim(&mut self, kept: u64) -> Option<LinkId> {
+        self.refresh_links();
+        let (target, slowest) = self.lowest_needed(kept);
         if target == self.floor && !self.pool.has_pinned() {
-            return self.lowest_needed().1;
+            return slowest;
         }
         // Relaxed: ordered by the fence.
         self.words.store(layout::FLOOR_AT, target);
@@ -356,7 +372,7 @@ impl<W: Words> Producer<W> {
         // side is Cursor::enter.
         self.words.fence(Fact::FloorBeforeLines);
         self.refresh_links();
-        let (needed, slowest) = self.lowest_needed();
+        let (needed, slowest) = self.lowest_needed(kept);
         let floor = needed.min(target).max(self.pool.freed_below());
         if floor != target {
             // Relaxed: it only ever gives back what `target` took; a reader that saw `target` meanwhile goes to a newer block.
@@ -372,9 +388,7 @@ impl<W: Words> Producer<W> {
     }
 
     /// The generation from which on everything is needed, and the reliable link that needs it, if it is not the window.
-    fn lowest_needed(&self) -> (u64, Option<LinkId>) {
-        let lossy = self.known.iter().any(|link| !link.reliable);
-        let kept = self.retention.history.max(if lossy { self.retention.depth } else { 0 });
+    fn lowest_needed(&self, kept: u64) -> (u64, Option<LinkId>) {
         // Also with nothing to keep, the block being left stays: its readers learn there where to go.
         let mut lowest = self.pool.generation_holding(self.sequence.saturating_sub(kept)).min(self.current.generation);
         let mut slowest = None;
