@@ -1,1 +1,7 @@
-//! Benchmarks.
+//! Nothing by itself: the benchmarks are under `benches/`.
+//!
+//! ```text
+//! cargo bench --bench performance1                  # all groups
+//! cargo bench --bench performance1 -- throughput    # one of them
+//! cargo bench --bench performance1 -- --test        # each once, quickly
+//! ```

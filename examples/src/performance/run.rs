@@ -58,18 +58,17 @@ impl Runner {
     ///
     /// See [`RunError`].
     pub fn measure(&mut self, item: Item, budget: Budget) -> Result<Row, RunError> {
-        self.rows += 1;
         if item.workload.is_limit() {
             return self.measure_limit(item.workload, budget);
         }
-        let mut workers = self.start(item)?;
+        let mut processes = self.start(item)?;
         let budget = match budget {
             Budget::Time(time) => Budget::Time(time / SLICES as u32),
             messages => messages,
         };
         let mut slices: Vec<Slice> = Vec::new();
         for tried in 1..=MOST_SLICES {
-            let slice = self.slice(item, &mut workers, budget)?;
+            let slice = self.slice(item, &mut processes, budget)?;
             slices.push(slice);
             let most =
                 if self.patient_until.is_some_and(|until| Instant::now() > until) { SLICES } else { MOST_SLICES };
@@ -101,8 +100,13 @@ impl Runner {
         pair.run(budget, SLICE_DEADLINE)
     }
 
-    /// The row's processes, the one that publishes first.
-    fn start(&self, item: Item) -> Result<Vec<Worker>, RunError> {
+    /// Starts a row's processes and waits until all are linked. A limit has none of these: see [`LimitPair`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub fn start(&mut self, item: Item) -> Result<Processes, RunError> {
+        self.rows += 1;
         let Item { workload, size, subscribers, typed } = item;
         let prefix = format!("performance/{}", self.rows);
         let start = |name: &str, core, part| {
@@ -137,22 +141,39 @@ impl Runner {
         }
         let mut all: Vec<_> = workers.iter_mut().collect();
         Worker::await_all_ready(&mut all, START_DEADLINE)?;
-        Ok(workers)
+        Ok(Processes { workers })
     }
 
-    fn slice(&mut self, item: Item, workers: &mut [Worker], budget: Budget) -> Result<Slice, RunError> {
+    fn slice(&mut self, item: Item, processes: &mut Processes, budget: Budget) -> Result<Slice, RunError> {
         let limit = item.workload.limit();
         let before = limit.map(|limit| self.limit(limit, Budget::Time(LIMIT_SLICE))).transpose()?;
-        // Whoever receives first: the others begin at once.
-        for worker in workers.iter_mut().rev() {
-            worker.run(budget)?;
-        }
-        let mut all: Vec<_> = workers.iter_mut().collect();
-        let reports = Worker::reports(&mut all, SLICE_DEADLINE)?;
+        let reports = processes.run(budget)?;
         let after = limit.map(|limit| self.limit(limit, Budget::Time(LIMIT_SLICE))).transpose()?;
         let limit = before.zip(after).map(|(before, after)| (before.headline() + after.headline()) / 2.0);
         let moved = before.zip(after).map_or(0.0, |(before, after)| before.moved(&after));
         Ok(Slice { row: row(item, &reports, limit), limit, moved })
+    }
+}
+
+/// The processes of a row, linked and ready.
+pub struct Processes {
+    /// The one that publishes first.
+    workers: Vec<Worker>,
+}
+
+impl Processes {
+    /// Runs them once; the report of the one that publishes comes first.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub fn run(&mut self, budget: Budget) -> Result<Vec<Report>, RunError> {
+        // Whoever receives first: the others begin at once.
+        for worker in self.workers.iter_mut().rev() {
+            worker.run(budget)?;
+        }
+        let mut all: Vec<_> = self.workers.iter_mut().collect();
+        Worker::reports(&mut all, SLICE_DEADLINE)
     }
 }
 
