@@ -145,7 +145,9 @@ impl Reader {
                 true
             }
             Ok(None) => {
-                assert_eq!(self.due, published.len() as u64, "nothing came though something is there");
+                // A lossy one that was lapped may stand in a block that is still empty: its loss is counted at the next message.
+                let has_all = self.due == published.len() as u64;
+                assert!(has_all || !self.reliable, "nothing came though something is there");
                 false
             }
             Err(CursorFault::Evicted { missed }) => {
