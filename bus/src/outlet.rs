@@ -162,6 +162,12 @@ impl Outlet {
         }
     }
 
+    /// Whether a payload of `len` bytes fits without moving on to another block: then [`try_open`](Self::try_open) cannot fail.
+    #[inline]
+    pub fn has_room(&self, len: usize) -> bool {
+        self.producer.fits(len)
+    }
+
     /// Opens a frame for a payload of up to `len` bytes, to be written in place. Never waits.
     ///
     /// # Errors
@@ -193,7 +199,7 @@ impl Outlet {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, len: usize) -> u64 {
         let sequence = self.producer.commit(len);
         self.alarm.after_commit(&mut self.producer);
@@ -247,7 +253,15 @@ impl OpenFrame<'_> {
     /// When `len` is more than was opened.
     #[inline]
     pub fn commit(self, len: usize) -> u64 {
-        assert!(len <= self.len, "committed {len} bytes of {}", self.len);
+        if len > self.len {
+            more_than_opened(len, self.len);
+        }
         self.outlet.commit(len)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn more_than_opened(len: usize, opened: usize) -> ! {
+    panic!("committed {len} bytes of {opened}")
 }

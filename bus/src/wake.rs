@@ -63,7 +63,7 @@ impl<W: Words> Alarm<W> {
     }
 
     /// To be called after every commit (or several in a row): wakes who sleeps.
-    #[inline]
+    #[inline(always)]
     pub fn after_commit(&mut self, producer: &mut Producer<W>) {
         if self.fenced {
             self.fenced_look(producer);

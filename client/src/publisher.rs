@@ -249,14 +249,25 @@ impl Publisher<[u8]> {
     /// See [`PublishError`].
     #[inline]
     pub fn loan_uninit(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
-        let open = |outlet: &mut Outlet, reach| outlet.try_open(len, reach).map(drop).map_err(OutletError::NoRoom);
-        if let Err(error) = open(&mut self.outlet, Reach::Prompt) {
-            self.retry(error, open)?;
+        if !self.outlet.has_room(len) {
+            self.make_room(len)?;
         }
-        // There is room now, and nobody else who could take it.
+        // Nobody else could have taken it.
         match self.outlet.try_open(len, Reach::Limit) {
             Ok(frame) => Ok(Loan::new(frame)),
             Err(no_room) => Err(refused(&self.topic, no_room)),
+        }
+    }
+}
+
+impl Publisher<[u8]> {
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, len: usize) -> Result<(), PublishError> {
+        let open = |outlet: &mut Outlet, reach| outlet.try_open(len, reach).map(drop).map_err(OutletError::NoRoom);
+        match open(&mut self.outlet, Reach::Prompt) {
+            Ok(()) => Ok(()),
+            Err(error) => self.retry(error, open),
         }
     }
 }

@@ -205,42 +205,57 @@ impl Drop for Ticket {
 ///
 /// A reader that looks for the next message right behind a fast writer takes the very line away that the writer is about to
 /// write: both then move at the pace of a line that goes back and forth (measured: a third of the throughput). So whoever
-/// finds messages only just arriving, time after time, pauses for a moment before it looks again. Whoever has to look for longer (a
-/// round trip takes longer) never pauses.
+/// finds several messages, or the next one at once, time after time, pauses for a moment before it looks again. Whoever gets
+/// one message a wait, as in a round trip, or has to wait for long, never pauses.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Chase {
     /// messages received when it last had to wait
     received: u64,
-    /// How often in a row the next message was there nearly at once, or many at once.
+    /// Only one message came since the wait before.
+    alone: bool,
+    /// How often in a row it looked like a stream.
     close: u32,
 }
 
 impl Chase {
     /// Looks within which a message counts as just arriving.
     const AT_ONCE: u32 = 8;
-    /// Messages without a wait that count as a stream.
-    const MANY: u64 = 16;
+    /// Looks after which nothing streams; a few hundred nanoseconds.
+    const LONG: u32 = 128;
     /// How often in a row it takes.
     const TIMES: u32 = 16;
-    /// `spin_loop` hints; half a microsecond or so
-    const PAUSE: u32 = 24;
+    /// Long enough for the publisher to get well ahead, short beside what a message at a stream's end may take anyway.
+    const PAUSE: Duration = Duration::from_micros(5);
 
     /// There is nothing now: pauses if messages stream. `received` counts all messages so far.
     #[inline]
     pub(crate) fn pause(&mut self, received: u64) {
-        if received - self.received >= Chase::MANY {
-            self.close = (self.close + 1).min(Chase::TIMES);
-        }
+        self.alone = received - self.received < 2;
         self.received = received;
+        if !self.alone {
+            self.closer();
+        }
         if self.close == Chase::TIMES {
-            (0..Chase::PAUSE).for_each(|_| std::hint::spin_loop());
+            let started = Instant::now();
+            while started.elapsed() < Chase::PAUSE {
+                std::hint::spin_loop();
+            }
         }
     }
 
     /// Something came after so many looks.
     #[inline]
     pub(crate) fn came(&mut self, looks: u32) {
-        self.close = if looks > Chase::AT_ONCE { 0 } else { (self.close + 1).min(Chase::TIMES) };
+        match looks {
+            0..=Chase::AT_ONCE => self.closer(),
+            looks if looks > Chase::LONG => self.close = 0,
+            _ if self.alone => self.close = self.close.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    fn closer(&mut self) {
+        self.close = (self.close + 1).min(Chase::TIMES);
     }
 }
 

@@ -305,7 +305,8 @@ fn without_descriptors_whoever_connects_hears_why() {
     early.send(&ToDispatcher::Hello(hello), &[life_line.as_fd()]);
     let (code, text) = refusal(&early.until_closed());
     assert_eq!(code, RefusalCode::Limit);
-    assert!(text.contains("MSG_CTRUNC") && text.contains("ulimit -n"), "{text}");
+    // Which of the two it needs is no longer there depends on who of the crowd was let go by then.
+    assert!((text.contains("MSG_CTRUNC") || text.contains("memfd_create")) && text.contains("ulimit -n"), "{text}");
     // Those who are there are served: what takes no descriptor is done, what takes one is refused by name.
     let publication = PublicationId(random());
     let advertise =

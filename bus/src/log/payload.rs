@@ -11,16 +11,24 @@ use super::cursor::Cursor;
 use super::held::Pin;
 use super::producer::Producer;
 
+#[cold]
+#[inline(never)]
+fn beyond(len: usize, room: usize) -> ! {
+    panic!("{len} bytes opened where there is room for {room}")
+}
+
 impl Producer<SharedWords> {
     /// The bytes that `open` or `room` gave, before they are committed: whatever stood there before.
     ///
     /// # Panics
     ///
     /// When the current block does not have that much room.
-    #[inline]
+    #[inline(always)]
     pub fn open_bytes(&mut self, len: usize) -> &mut [u8] {
         let (at, room) = self.room();
-        assert!(len <= room, "{len} bytes opened where there is room for {room}");
+        if len > room {
+            beyond(len, room);
+        }
         // SAFETY: behind the last committed frame of the current block: no reader goes there before the commit word, only
         // this producer writes, and `self` is borrowed while the slice lives.
         unsafe { self.words().bytes_mut(at, len) }
@@ -33,10 +41,12 @@ impl Producer<SharedWords> {
     /// # Panics
     ///
     /// As [`open_bytes`](Self::open_bytes).
-    #[inline]
+    #[inline(always)]
     pub fn peek_bytes(&self, len: usize) -> &[u8] {
         let (at, room) = self.room();
-        assert!(len <= room, "{len} bytes opened where there is room for {room}");
+        if len > room {
+            beyond(len, room);
+        }
         // SAFETY: as in open_bytes; `self` is borrowed, so nobody writes while the slice lives.
         unsafe { self.words().bytes(at, len) }
     }

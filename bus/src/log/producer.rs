@@ -32,7 +32,7 @@ use super::links::{Link, Links};
 use super::pool::{Block, Pool};
 
 /// bytes; how far ahead lines are asked for
-const AHEAD: usize = 512;
+const AHEAD: usize = 1024;
 
 /// What a log keeps beyond what its reliable subscribers still need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl<W: Words> Producer<W> {
     /// # Panics
     ///
     /// When `len` is more than there was room for.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, len: usize) -> u64 {
         let at = self.next_at;
         let next = at + frame_len(len);

@@ -80,7 +80,9 @@ impl SharedWords {
 
     #[inline(always)]
     fn word(&self, at: usize, limit: usize) -> &AtomicU64 {
-        assert!(at % 8 == 0 && at < limit, "word {at:#x} lies outside of {limit:#x} accessible bytes");
+        if at % 8 != 0 || at >= limit {
+            outside(at, 8, limit);
+        }
         // SAFETY:
         // - `limit` is at most `len`, and `len` is a multiple of 8, so an aligned `at` below it leaves room for a word;
         // - memory of `len` bytes from `base` on stays mapped while `owner` lives, which `self` keeps.
@@ -104,7 +106,9 @@ impl SharedWords {
     /// publisher not to write to what it committed (see `docs/security.md`).
     #[inline]
     pub unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
-        assert!(at <= self.len && len <= self.len - at, "{len} bytes at {at:#x} lie outside of {:#x}", self.len);
+        if at > self.len || len > self.len - at {
+            outside(at, len, self.len);
+        }
         // SAFETY: inside the memory that `owner` keeps, checked above.
         let first = unsafe { self.base.cast::<u8>().byte_add(at) };
         // SAFETY:
@@ -126,7 +130,9 @@ impl SharedWords {
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "like a cell: exclusive access is the caller's contract")]
     pub unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
-        assert!(at <= self.writable && len <= self.writable - at, "{len} bytes at {at:#x} may not be written");
+        if at > self.writable || len > self.writable - at {
+            outside(at, len, self.writable);
+        }
         // SAFETY: inside the memory that `owner` keeps, checked above.
         let first = unsafe { self.base.cast::<u8>().byte_add(at) };
         // SAFETY:
@@ -149,6 +155,14 @@ impl SharedWords {
             bytes.copy_from_slice(&word[..bytes.len()]);
         }
     }
+}
+
+// By value and out of line: what `assert!` would format by reference costs the hot path stores to the stack, and stores are what
+// it has least of while the lines it writes are still on their way.
+#[cold]
+#[inline(never)]
+fn outside(at: usize, len: usize, limit: usize) -> ! {
+    panic!("{len} bytes at {at:#x} lie outside of {limit:#x} accessible bytes, or are no whole word")
 }
 
 impl Words for SharedWords {
@@ -247,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "lies outside")]
+    #[should_panic(expected = "lie outside")]
     fn a_word_outside_is_a_panic_not_a_wild_read() {
         SharedWords::heap(64).load(64);
     }

@@ -53,7 +53,7 @@ impl Payload for [u8] {
         Some(size)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(publisher: &mut Publisher<[u8]>, size: &mut usize, number: u64) -> Result<(), PublishError> {
         let mut loan = publisher.loan_uninit(*size)?;
         fill::fill(&mut loan, number);
@@ -91,7 +91,7 @@ impl Payload for Short {
         (size == size_of::<Short>()).then_some(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(publisher: &mut Publisher<Short>, _draft: &mut (), number: u64) -> Result<(), PublishError> {
         publisher.publish(&Short { number, words: [fill::pattern(number); 7] }).map(drop)
     }
@@ -125,7 +125,7 @@ impl Payload for Long {
         Some(Long { number: 0, words: vec![0; words] })
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(publisher: &mut Publisher<Long>, draft: &mut Long, number: u64) -> Result<(), PublishError> {
         draft.number = number;
         draft.words.fill(fill::pattern(number));
