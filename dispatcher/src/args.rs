@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError};
 
+use crate::Replace;
 use crate::config::{self, Config};
 
 /// The NodeSet dispatcher: keeps the table of who publishes and who subscribes on this host, and hands out the shared
@@ -29,6 +30,12 @@ pub struct Args {
     /// /run/nodeset/NAME.sock for a system service, or a folder of this user's in the temporary directory
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+
+    /// Take over from a dispatcher that is running: it hands its socket over and leaves, nodes go on and come to this one.
+    /// With `force`, a process that holds the socket and does not answer is ended, whatever else it does. (Embedded
+    /// dispatchers of nodes always make way.)
+    #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "ask")]
+    pub replace: Option<ReplaceHow>,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as `nodeset_dispatcher=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -75,6 +82,15 @@ pub struct Args {
     pub print_config: bool,
 }
 
+/// How a running dispatcher is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReplaceHow {
+    /// It is asked to hand over
+    Ask,
+    /// The same, and ended if it does not answer
+    Force,
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -92,6 +108,11 @@ impl Args {
     /// There is no such place for a socket.
     pub fn resolve(&self) -> Result<Config, EndpointError> {
         let mut config = Config::resolve(&self.instance, self.socket.as_deref())?;
+        config.replace = match self.replace {
+            None => Replace::Embedded,
+            Some(ReplaceHow::Ask) => Replace::Any,
+            Some(ReplaceHow::Force) => Replace::Force,
+        };
         let limits = &mut config.limits;
         set(&mut limits.nodes, self.max_nodes);
         set(&mut limits.publications, self.max_publications);

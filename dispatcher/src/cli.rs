@@ -9,7 +9,7 @@ use thiserror::Error;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-pub use crate::args::{Args, LogFormat, Program};
+pub use crate::args::{Args, LogFormat, Program, ReplaceHow};
 
 use crate::allocate::{chain, raise_descriptor_limit};
 use crate::{RunError, Shutdown, run};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
 use nodeset_bus::sys::memory_limit;
 
+use crate::Replace;
 use crate::registry::Limits;
 
 /// bytes; what may wait for a session that does not read
@@ -24,6 +25,8 @@ pub struct Config {
     /// It runs on a thread of some node's process: it leaves to a standalone one that asks. Set by
     /// [`Dispatcher::start_embedded`](crate::Dispatcher::start_embedded).
     pub embedded: bool,
+    /// Whom it takes the socket from.
+    pub replace: Replace,
     /// Name of this host, as nodes are told.
     pub host: String,
     /// How long a link that only one end named waits for the other end.
@@ -40,6 +43,7 @@ impl Config {
         Config {
             endpoint,
             embedded: false,
+            replace: Replace::Embedded,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             grace: DEFAULT_GRACE,
             limits: Limits { log_bytes: log_bytes(u64::MAX), ..Limits::default() },
@@ -64,11 +68,12 @@ pub fn log_bytes(wished: u64) -> u64 {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { endpoint, embedded, host, grace, limits, queue_bytes } = self;
+        let Config { endpoint, embedded, replace, host, grace, limits, queue_bytes } = self;
         let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
         writeln!(f, "socket            {}", endpoint.path().display())?;
         writeln!(f, "host              {host}")?;
         writeln!(f, "embedded          {embedded}")?;
+        writeln!(f, "replace           {}", format!("{replace:?}").to_lowercase())?;
         writeln!(f, "grace-seconds     {}", grace.as_secs_f64())?;
         writeln!(f, "max-nodes         {nodes}")?;
         writeln!(f, "max-publications  {publications}")?;

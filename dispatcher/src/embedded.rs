@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use tracing::{error, info};
 
-use crate::{Config, Dispatcher, Endpoint, RunError, Shutdown};
+use crate::{Config, Dispatcher, Endpoint, Replace, RunError, Shutdown};
 
 /// A dispatcher on a thread of this process. Dropping it ends it in order: its socket file is removed, its sessions are
 /// told, and their nodes look for a successor.
@@ -24,7 +24,7 @@ impl Dispatcher {
     ///
     /// As [`run`](crate::run); [`TakeError::Held`](crate::TakeError::Held) when somebody else is there: then connect to it.
     pub fn start_embedded(config: Config) -> Result<Embedded, RunError> {
-        let dispatcher = Dispatcher::bind(Config { embedded: true, ..config })?;
+        let dispatcher = Dispatcher::bind(Config { embedded: true, replace: Replace::Nobody, ..config })?;
         let endpoint = dispatcher.endpoint().clone();
         let shutdown = Shutdown::new();
         let of_thread = shutdown.clone();

@@ -65,7 +65,7 @@ impl Dispatcher {
     ///
     /// Somebody else has the socket, or it cannot be made.
     pub fn bind(config: Config) -> Result<Dispatcher, RunError> {
-        let listening = Listening::take(&config.endpoint, !config.embedded)?;
+        let listening = Listening::take(&config.endpoint, config.replace)?;
         Ok(Dispatcher { config, listening })
     }
 
@@ -74,7 +74,7 @@ impl Dispatcher {
         &self.config.endpoint
     }
 
-    /// Serves until `shutdown` is requested, or another dispatcher takes over from an embedded one.
+    /// Serves until `shutdown` is requested, or a successor has the socket.
     ///
     /// # Errors
     ///

@@ -47,9 +47,9 @@ pub use embedded::Embedded;
 pub use event_loop::{Dispatcher, Ended};
 pub use nodeset_bus::protocol::endpoint::Endpoint;
 pub use shutdown::Shutdown;
-pub use socket::{Holder, TakeError};
+pub use socket::{Holder, Replace, TakeError};
 
-/// Runs a dispatcher on this thread until `shutdown` is requested. It takes over from an embedded one.
+/// Runs a dispatcher on this thread until `shutdown` is requested or a successor has its socket.
 ///
 /// # Errors
 ///

@@ -2,8 +2,8 @@
 //!
 //! Under `flock` on the socket's *folder* (freed by death; no lock file is left behind): connect to see whether anybody
 //! answers; take a dead one's file away; bind; allow only this user; listen. A connection that is made, or says that the
-//! queue is full, means alive. An embedded dispatcher gives its listening socket to a standalone one that asks, so that
-//! there is no moment in which nobody listens.
+//! queue is full, means alive. A dispatcher gives its listening socket to its successor, so that there is no moment in which
+//! nobody listens: an embedded one to any standalone one, a standalone one to one that was started with `--replace`.
 
 use std::fs;
 use std::io;
@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
 use nodeset_bus::protocol::record::{self, Receiver, RecordError};
 use nodeset_bus::protocol::{About, RefusalCode, ToDispatcher, ToNode};
-use nodeset_bus::sys::peer_credentials;
+use nodeset_bus::sys::{peer_credentials, peer_pidfd, pidfd_dead};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with, sockopt,
 };
+use rustix::process::{Signal, pidfd_send_signal};
 use thiserror::Error;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// How long another one may hold the folder while it takes a socket there, and how long one that is asked may think.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +32,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// How long one that is to be replaced by force may think before it is ended.
+const PATIENCE_WITH_FORCE: Duration = Duration::from_secs(2);
+
+/// Whom a dispatcher that starts takes the socket from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Replace {
+    /// From nobody: what an embedded one does.
+    Nobody,
+    /// From an embedded one: what a standalone one does.
+    Embedded,
+    /// From any, which hands it over and leaves.
+    Any,
+    /// From any; a process that holds it and does not answer is ended (SIGKILL), whatever else it does.
+    Force,
+}
 
 /// Who has the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +78,10 @@ pub enum TakeError {
     /// The path cannot be used.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Another dispatcher is there and stays: use it, or end it first, or take another path or instance name.
-    #[error("{path:?} is held by {holder}: use that one, end it first, or take another --instance or --socket")]
+    /// Another dispatcher is there and stays: use it, replace it, or take another path or instance name.
+    #[error(
+        "{path:?} is held by {holder}: use that one, replace it (--replace), or take another --instance or --socket"
+    )]
     Held {
         /// The socket.
         path: PathBuf,
@@ -76,7 +95,10 @@ pub enum TakeError {
         path: PathBuf,
     },
     /// It was asked to leave and said nothing: it hangs; end that process.
-    #[error("{path:?} is held by {holder}, which does not answer: end that process (`kill {}`), then start again", holder.pid)]
+    #[error(
+        "{path:?} is held by {holder}, which does not answer: end that process (`kill {}`, or --replace=force)",
+        holder.pid
+    )]
     Hung {
         /// The socket.
         path: PathBuf,
@@ -136,8 +158,8 @@ impl AsFd for Listening {
 }
 
 impl Listening {
-    /// Takes the socket of an endpoint. With `replace`, an embedded dispatcher that is there is asked to leave it to us.
-    pub(crate) fn take(endpoint: &Endpoint, replace: bool) -> Result<Listening, TakeError> {
+    /// Takes the socket of an endpoint. Whoever is there is asked to leave it to us if `replace` says so.
+    pub(crate) fn take(endpoint: &Endpoint, replace: Replace) -> Result<Listening, TakeError> {
         endpoint.prepare()?;
         let _lock = lock(endpoint.directory())?;
         let path = endpoint.path();
@@ -153,12 +175,14 @@ impl Listening {
                 Found::Full => return Err(TakeError::Busy { path: path.to_owned() }),
                 Found::Alive(connection) => {
                     let holder = holder(path, &connection, None)?;
-                    if !replace {
+                    if replace == Replace::Nobody {
                         return Err(TakeError::Held { path: path.to_owned(), holder });
                     }
-                    match ask_to_leave(path, &connection, holder)? {
-                        Some(fd) if is_listening_at(&fd, path) => return Listening::adopt(path, fd, holder),
-                        _ => debug!(event = "holder_left", path = %path.display()),
+                    match ask_to_leave(path, &connection, holder, replace) {
+                        Err(TakeError::Hung { .. }) if replace == Replace::Force => end(path, &connection, holder)?,
+                        Err(error) => return Err(error),
+                        Ok(Some(fd)) if is_listening_at(&fd, path) => return Listening::adopt(path, fd, holder),
+                        Ok(_) => debug!(event = "holder_left", path = %path.display()),
                     }
                 }
             }
@@ -250,13 +274,20 @@ fn holder(path: &Path, connection: &OwnedFd, embedded: Option<bool>) -> Result<H
     Ok(Holder { pid: found.pid, uid: found.uid, embedded })
 }
 
-/// Asks an embedded dispatcher for its socket. `None`: it ended, or left without giving the socket.
-fn ask_to_leave(path: &Path, connection: &OwnedFd, holder: Holder) -> Result<Option<OwnedFd>, TakeError> {
-    if record::send(connection.as_fd(), &ToDispatcher::Replace, &[]).is_err() {
+/// Asks a dispatcher for its socket. `None`: it ended, or left without giving the socket.
+fn ask_to_leave(
+    path: &Path,
+    connection: &OwnedFd,
+    holder: Holder,
+    replace: Replace,
+) -> Result<Option<OwnedFd>, TakeError> {
+    let question = ToDispatcher::Replace { standalone: replace >= Replace::Any };
+    if record::send(connection.as_fd(), &question, &[]).is_err() {
         return Ok(None);
     }
     let mut receiver = Receiver::new();
-    let until = Instant::now() + PATIENCE;
+    let patience = if replace == Replace::Force { PATIENCE_WITH_FORCE } else { PATIENCE };
+    let until = Instant::now() + patience;
     loop {
         match receiver.receive::<ToNode>(connection.as_fd()) {
             Ok(Some(answer)) => match answer.message {
@@ -282,8 +313,30 @@ fn ask_to_leave(path: &Path, connection: &OwnedFd, holder: Holder) -> Result<Opt
     }
 }
 
-fn wait_readable(socket: &OwnedFd, at_most: Duration) {
-    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+/// Ends the process at the other end, which does not answer, and waits until it is gone. By its pidfd: a number could have
+/// come to mean another process.
+fn end(path: &Path, connection: &OwnedFd, holder: Holder) -> Result<(), TakeError> {
+    let failed = |source: io::Error| TakeError::System { doing: "ending who holds", path: path.to_owned(), source };
+    let pidfd = peer_pidfd(connection.as_fd()).map_err(failed)?;
+    warn!(event = "hung_dispatcher_ended", pid = holder.pid, uid = holder.uid);
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        // It went by itself.
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    let until = Instant::now() + PATIENCE;
+    while !pidfd_dead(pidfd.as_fd()) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(TakeError::Hung { path: path.to_owned(), holder });
+        }
+        wait_readable(&pidfd, left);
+    }
+    Ok(())
+}
+
+fn wait_readable(fd: &OwnedFd, at_most: Duration) {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
     let timeout = Timespec::try_from(at_most).ok();
     // An interrupted wait is a short one: the caller looks at the clock.
     let _ = poll(&mut fds, timeout.as_ref());
@@ -357,14 +410,14 @@ mod tests {
     fn a_stale_file_is_taken_over_and_removed_in_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
-        let first = Listening::take(&endpoint, false).unwrap();
+        let first = Listening::take(&endpoint, Replace::Nobody).unwrap();
         assert_eq!(fs::metadata(endpoint.path()).unwrap().permissions().mode() & 0o777, 0o600);
-        let held = Listening::take(&endpoint, false).unwrap_err();
+        let held = Listening::take(&endpoint, Replace::Nobody).unwrap_err();
         assert!(matches!(held, TakeError::Held { holder: Holder { embedded: None, .. }, .. }), "{held}");
         assert!(held.to_string().contains(&format!("process {}", std::process::id())), "{held}");
         drop(first);
         assert!(endpoint.path().exists(), "as after kill -9");
-        let second = Listening::take(&endpoint, false).unwrap();
+        let second = Listening::take(&endpoint, Replace::Nobody).unwrap();
         second.remove_file();
         assert!(!endpoint.path().exists());
     }
@@ -373,9 +426,9 @@ mod tests {
     fn a_successors_file_stays() {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
-        let first = Listening::take(&endpoint, false).unwrap();
+        let first = Listening::take(&endpoint, Replace::Nobody).unwrap();
         fs::remove_file(endpoint.path()).unwrap();
-        let _second = Listening::take(&endpoint, false).unwrap();
+        let _second = Listening::take(&endpoint, Replace::Nobody).unwrap();
         first.remove_file();
         assert!(endpoint.path().exists());
     }
@@ -385,17 +438,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
         fs::write(endpoint.path(), "precious").unwrap();
-        assert!(matches!(Listening::take(&endpoint, true), Err(TakeError::InTheWay { .. })));
+        assert!(matches!(Listening::take(&endpoint, Replace::Force), Err(TakeError::InTheWay { .. })));
         assert_eq!(fs::read_to_string(endpoint.path()).unwrap(), "precious");
         fs::remove_file(endpoint.path()).unwrap();
         let _stream = std::os::unix::net::UnixListener::bind(endpoint.path()).unwrap();
-        assert!(matches!(Listening::take(&endpoint, true), Err(TakeError::InTheWay { .. })));
+        assert!(matches!(Listening::take(&endpoint, Replace::Force), Err(TakeError::InTheWay { .. })));
     }
 
     #[test]
     fn a_missing_folder_is_said_with_its_cure() {
         let directory = tempfile::tempdir().unwrap();
-        let error = Listening::take(&endpoint(&directory.path().join("none")), false).unwrap_err();
+        let error = Listening::take(&endpoint(&directory.path().join("none")), Replace::Nobody).unwrap_err();
         assert!(error.to_string().contains("make it"), "{error}");
     }
 }

@@ -175,10 +175,56 @@ fn a_standalone_one_takes_over_from_an_embedded_one() {
 }
 
 #[test]
-fn of_many_that_start_at_once_one_serves() {
+fn a_standalone_one_hands_over_to_one_that_was_told_to_replace_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("d.sock");
-    let all: Vec<_> = (0..6).map(|_| Program::command(&path).spawn().unwrap()).collect();
+    let first = Program::start(&path);
+    let mut nodes = Nodes::attach(&path);
+    let before = tool(&path).list();
+    let file = fs::metadata(&path).unwrap().ino();
+
+    let refused = Program::command(&path).output().unwrap();
+    let errors = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("a standalone dispatcher") && errors.contains("--replace"), "{errors}");
+
+    let mut command = Program::command(&path);
+    command.arg("--replace");
+    let second = Program::start_with(command, &path);
+    let (status, log) = first.ended();
+    assert!(status.success() && log.contains("Replaced"), "{log}");
+    for node in [&mut nodes.camera, &mut nodes.viewer] {
+        assert_eq!(node.raw.until_closed().last(), Some(&ToNode::Leaving));
+    }
+    nodes.hand_back(&path);
+    nodes.assert_undisturbed();
+    assert_eq!(tool(&path).list(), before);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), file, "the socket was handed on, not made again");
+    assert_eq!(dispatcher_of(&path), second.child.id());
+}
+
+#[test]
+fn one_that_hangs_is_replaced_by_force_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d.sock");
+    let hung = Program::start(&path);
+    let mut nodes = Nodes::attach(&path);
+    let before = tool(&path).list();
+    hung.signal(Signal::STOP);
+    let mut command = Program::command(&path);
+    command.arg("--replace=force");
+    let second = Program::start_with(command, &path);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&hung.ended().0), Some(Signal::KILL.as_raw()));
+    nodes.hand_back(&path);
+    assert_eq!(tool(&path).list(), before);
+    assert_eq!(dispatcher_of(&path), second.child.id());
+}
+
+#[test]
+fn of_twenty_that_start_at_once_one_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d.sock");
+    let all: Vec<_> = (0..20).map(|_| Program::command(&path).spawn().unwrap()).collect();
     let mut connection = None;
     wait_until("one that serves", || {
         connection = Raw::try_connect(&path).ok();

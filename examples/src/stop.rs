@@ -1,11 +1,26 @@
-//! Ending a program in order: SIGINT and SIGTERM raise a flag, and whoever waits is told.
+//! Signals, which are the program's and never the library's: SIGINT and SIGTERM end it in order, SIGHUP makes its nodes look for
+//! their dispatcher at once.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use nodeset::Node;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+/// From now on SIGHUP lets these nodes, if they are detached, attach at once instead of when their back-off is over.
+///
+/// # Errors
+///
+/// When signals cannot be caught.
+pub fn reconnect_on_hangup(nodes: Vec<Node>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    std::thread::Builder::new().name("hangups".to_owned()).spawn(move || {
+        signals.forever().for_each(|_| nodes.iter().for_each(Node::reconnect_now));
+    })?;
+    Ok(())
+}
 
 /// Whether the program has been asked to end.
 #[derive(Debug, Clone, Default)]

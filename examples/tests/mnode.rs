@@ -130,6 +130,20 @@ fn a_signal_ends_them_in_order() {
     }
 }
 
+#[test]
+fn a_hangup_ends_neither() {
+    let place = TempDir::new().unwrap();
+    let listener = Beside::start(command(MNODE, place.path(), &[]));
+    let publisher = Beside::start(command(PUBLISH, place.path(), &["--rate", "50"]));
+    listener.line_with("sensor");
+    for program in [&listener, &publisher] {
+        kill_process(Pid::from_child(&program.child), Signal::HUP).unwrap();
+    }
+    // More than was on its way when the signal came.
+    listener.forget();
+    (0..10).for_each(|_| drop(listener.line_with("sensor")));
+}
+
 fn failure(output: Output) -> String {
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()

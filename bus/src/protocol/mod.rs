@@ -243,9 +243,12 @@ pub enum ToDispatcher {
     },
     /// Asks for the table: answered by `Listing`s and `ListingEnd`.
     List,
-    /// A standalone dispatcher asks an embedded one to leave the socket to it; answered by `Leaving` with the
+    /// A dispatcher that starts asks the one that is there to leave the socket to it; answered by `Leaving` with the
     /// listening socket attached, or by `Refused`.
-    Replace,
+    Replace {
+        /// Also if the one that is there is a standalone one: somebody said so on the command line.
+        standalone: bool,
+    },
     /// Leaves in order: the node's publications and subscriptions end.
     Goodbye,
 }

@@ -40,7 +40,7 @@ impl Registry {
     pub(super) fn on_message(&mut self, now: Instant, session: SessionId, message: ToDispatcher, descriptors: usize) {
         let Some(role) = self.sessions.get(&session).map(|it| it.role) else { return };
         match (role, message) {
-            (_, ToDispatcher::Replace) => self.replace(session),
+            (_, ToDispatcher::Replace { standalone }) => self.replace(session, standalone),
             (Role::New, ToDispatcher::Hello(hello)) => self.hello(session, hello, descriptors),
             (Role::New, _) => self.refuse_session(session, RefusalCode::Protocol, "the first message must be `Hello`"),
             (_, ToDispatcher::Hello(_)) => {
@@ -96,7 +96,7 @@ impl Registry {
             ToDispatcher::LinkRemoved { link } => self.link_removed(node, link),
             ToDispatcher::LinkLeft { link } => self.link_left(node, link),
             // Sorted out before.
-            ToDispatcher::Hello(_) | ToDispatcher::PageReady | ToDispatcher::List | ToDispatcher::Replace => {}
+            ToDispatcher::Hello(_) | ToDispatcher::PageReady | ToDispatcher::List | ToDispatcher::Replace { .. } => {}
         }
     }
 
@@ -252,13 +252,14 @@ impl Registry {
         self.drop_node(node, EndReason::Died);
     }
 
-    fn replace(&mut self, session: SessionId) {
+    fn replace(&mut self, session: SessionId, standalone: bool) {
         let Some(identity) = self.sessions.get(&session).map(|it| it.identity) else { return };
         let own = &self.settings;
         let (code, text) = if identity.uid != own.uid && identity.uid != 0 {
             (RefusalCode::Denied, format!("the dispatcher belongs to user {}, not to user {}", own.uid, identity.uid))
-        } else if !own.embedded {
-            (RefusalCode::Unsupported, format!("process {} is a dispatcher of its own: end it first", own.pid))
+        } else if !own.embedded && !standalone {
+            let text = format!("process {} is a dispatcher of its own: end it first, or start with --replace", own.pid);
+            (RefusalCode::Unsupported, text)
         } else {
             info!(event = "replaced", by_pid = identity.pid, by_uid = identity.uid);
             self.actions.push_back(Action::Leave { session });

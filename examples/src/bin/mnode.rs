@@ -11,7 +11,7 @@
 //! [mnode] sensor: #4 myhost load 3% 11%, memory 4.1 of 31.2 GiB, eth0 +1204/+860 bytes
 //! ```
 //!
-//! Kill and start either as you like: the other one goes on.
+//! Kill and start either as you like: the other one goes on. SIGHUP makes its nodes look for their dispatcher at once.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::Parser;
 use nodeset::{AppOptions, Node, NodeBuilder};
 use nodeset_examples::machine::{Reading, TOPIC};
-use nodeset_examples::stop::Stop;
+use nodeset_examples::stop::{Stop, reconnect_on_hangup};
 
 /// Print what `mnode_publish` says about the machine, one line a message on standard output; logs go to standard error.
 #[derive(Debug, Parser)]
@@ -56,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error + Send + Sync>> {
     for _ in 0..arguments.nodes {
         nodes.push(NodeBuilder::from_options(&arguments.nodeset, "mnode").connect()?);
     }
+    reconnect_on_hangup(nodes.clone())?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = nodes
             .iter()

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use nodeset::{AppOptions, NodeBuilder, PublishError};
 use nodeset_examples::machine::{Machine, TOPIC};
-use nodeset_examples::stop::Stop;
+use nodeset_examples::stop::{Stop, reconnect_on_hangup};
 
 /// Publish what this machine is doing: load of each core, memory, network. Logs go to standard error.
 #[derive(Debug, Parser)]
@@ -56,11 +56,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     arguments.nodeset.start_logging()?;
     let stop = Stop::on_signals()?;
-    let mut publishers = Vec::new();
+    let (mut nodes, mut publishers) = (Vec::new(), Vec::new());
     for _ in 0..arguments.nodes {
         let node = NodeBuilder::from_options(&arguments.nodeset, "sensor").connect()?;
         publishers.push((node.publisher(TOPIC).create()?, Machine::new()));
+        nodes.push(node);
     }
+    reconnect_on_hangup(nodes)?;
     let interval = Duration::from_secs_f64(1.0 / arguments.rate);
     let (mut due, mut sent, mut spoken_to) = (Instant::now(), 0, None);
     while !stop.wait_until(due) {

@@ -280,16 +280,19 @@ fn a_listing_goes_on_while_the_table_changes() {
 }
 
 #[test]
-fn only_an_embedded_one_leaves_and_only_to_its_user_or_root() {
-    for (embedded, uid, wanted) in [
-        (true, 1000, None),
-        (true, 0, None),
-        (true, 1001, Some(RefusalCode::Denied)),
-        (false, 1000, Some(RefusalCode::Unsupported)),
+fn who_leaves_does_so_only_to_its_user_or_root() {
+    for (embedded, standalone, uid, wanted) in [
+        (true, false, 1000, None),
+        (true, true, 0, None),
+        (true, true, 1001, Some(RefusalCode::Denied)),
+        (false, false, 1000, Some(RefusalCode::Unsupported)),
+        (false, true, 1000, None),
+        (false, true, 0, None),
+        (false, true, 1001, Some(RefusalCode::Denied)),
     ] {
         let mut table = Table::with(Settings { embedded, ..settings() });
         let session = table.open(5, uid);
-        table.say(session, ToDispatcher::Replace);
+        table.say(session, ToDispatcher::Replace { standalone });
         let heard: Vec<_> = table.told.remove(&session).unwrap_or_default().into();
         assert_eq!(refused(&heard).map(|it| (it.0, it.1)), wanted.map(|code| (About::Replace, code)));
         assert_eq!(table.left_to.is_some(), wanted.is_none());
