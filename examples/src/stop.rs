@@ -3,23 +3,44 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nodeset::Node;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
-/// From now on SIGHUP lets these nodes, if they are detached, attach at once instead of when their back-off is over.
-///
-/// # Errors
-///
-/// When signals cannot be caught.
-pub fn reconnect_on_hangup(nodes: Vec<Node>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP])?;
-    std::thread::Builder::new().name("hangups".to_owned()).spawn(move || {
-        signals.forever().for_each(|_| nodes.iter().for_each(Node::reconnect_now));
-    })?;
-    Ok(())
+/// While this lives, SIGHUP lets its nodes, if they are detached, attach at once instead of when their back-off is over.
+#[derive(Debug)]
+pub struct ReconnectOnHangup {
+    signals: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ReconnectOnHangup {
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// When signals cannot be caught.
+    pub fn of(nodes: Vec<Node>) -> io::Result<ReconnectOnHangup> {
+        let mut signals = Signals::new([SIGHUP])?;
+        let handle = signals.handle();
+        let thread = std::thread::Builder::new().name("hangups".to_owned()).spawn(move || {
+            signals.forever().for_each(|_| nodes.iter().for_each(Node::reconnect_now));
+        })?;
+        Ok(ReconnectOnHangup { signals: handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for ReconnectOnHangup {
+    fn drop(&mut self) {
+        self.signals.close();
+        if let Some(thread) = self.thread.take() {
+            // With it go its nodes, which leave in order: the program must not end before.
+            thread.join().expect("asking nodes to reconnect does not panic");
+        }
+    }
 }
 
 /// Whether the program has been asked to end.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::Parser;
 use nodeset::{AppOptions, Node, NodeBuilder};
 use nodeset_examples::machine::{Reading, TOPIC};
-use nodeset_examples::stop::{Stop, reconnect_on_hangup};
+use nodeset_examples::stop::{ReconnectOnHangup, Stop};
 
 /// Print what `mnode_publish` says about the machine, one line a message on standard output; logs go to standard error.
 #[derive(Debug, Parser)]
@@ -56,7 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error + Send + Sync>> {
     for _ in 0..arguments.nodes {
         nodes.push(NodeBuilder::from_options(&arguments.nodeset, "mnode").connect()?);
     }
-    reconnect_on_hangup(nodes.clone())?;
+    let _hangup = ReconnectOnHangup::of(nodes.clone())?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = nodes
             .iter()

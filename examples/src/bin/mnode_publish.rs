@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use nodeset::{AppOptions, NodeBuilder, PublishError};
 use nodeset_examples::machine::{Machine, TOPIC};
-use nodeset_examples::stop::{Stop, reconnect_on_hangup};
+use nodeset_examples::stop::{ReconnectOnHangup, Stop};
 
 /// Publish what this machine is doing: load of each core, memory, network. Logs go to standard error.
 #[derive(Debug, Parser)]
@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         publishers.push((node.publisher(TOPIC).create()?, Machine::new()));
         nodes.push(node);
     }
-    reconnect_on_hangup(nodes)?;
+    let _hangup = ReconnectOnHangup::of(nodes)?;
     let interval = Duration::from_secs_f64(1.0 / arguments.rate);
     let (mut due, mut sent, mut spoken_to) = (Instant::now(), 0, None);
     while !stop.wait_until(due) {
