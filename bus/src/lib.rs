@@ -37,7 +37,7 @@
 //! 2. [`log`]: the layout, the frame, the producer (with the safety argument), the cursor. `docs/layout.md` is its byte map.
 //! 3. `line` and [`page`]: what a subscriber says of itself to its publishers.
 //! 4. [`wake`]: how a sleeper is woken for the price of one cached load a message.
-//! 5. [`outlet`] and [`inlet`]: all of that put together.
+//! 5. [`outlet`] and [`inlet`]: all of that put together; [`evict`]: whom a publisher gives up.
 //! 6. [`message`] and [`topic`]: what is sent, and where to.
 //! 7. [`protocol`]: what nodes and dispatcher say to each other.
 //! 8. [`memory`] and [`sys`]: the kernel's part.
@@ -47,6 +47,7 @@
 #![deny(unsafe_code)]
 
 pub mod atomics;
+pub mod evict;
 pub mod inlet;
 mod line;
 #[allow(unsafe_code)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::evict::{Evict, Evictor, OnEvicted};
 use crate::log::{self, NoRoom, Producer, Reach, Retention};
 use crate::memory::{Mapping, SharedWords};
 use crate::message::{Message, Room, Scratch, WriteError};
@@ -39,6 +40,7 @@ pub struct Outlet {
     /// bytes of the last payload that did not fit where it was tried first
     expected_len: usize,
     pace: Pace,
+    evictor: Option<Evictor>,
 }
 
 /// How fast blocks are filled, looked at where one ends.
@@ -67,12 +69,23 @@ impl Outlet {
         let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
         let limit = Duration::from_nanos(u64::from(shape.block_len) * 1_000_000_000 / FAST);
         let pace = Pace { generation: producer.generation(), since: Instant::now(), limit };
-        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace }
+        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace, evictor: None }
     }
 
     /// The list of links, for the thread that speaks to the dispatcher.
     pub fn links(&self) -> &Arc<Links> {
         self.producer.links()
+    }
+
+    /// From now on, reliable subscribers are given up as `policy` says, each of which `on_evicted` is told, on the thread that
+    /// publishes.
+    pub fn set_evict(&mut self, policy: Evict, on_evicted: OnEvicted) {
+        self.evictor = Some(Evictor::new(policy, on_evicted));
+    }
+
+    /// Gives up whom the policy gives up now; also done by itself wherever a block ends. Returns when the next one would be due.
+    pub fn evict_laggards(&mut self) -> Option<Instant> {
+        self.evictor.as_mut()?.look(&mut self.producer, Instant::now())
     }
 
     /// Sequence of the next message.
@@ -112,6 +125,7 @@ impl Outlet {
     #[inline(never)]
     fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
         self.look_at_pace();
+        self.evict_laggards();
         let mut len = self.expected_len;
         let mut guessed = true;
         loop {
@@ -185,6 +199,7 @@ impl Outlet {
     #[inline(never)]
     fn open_elsewhere(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
         self.look_at_pace();
+        self.evict_laggards();
         self.producer.open(len, reach).map(drop)
     }
 

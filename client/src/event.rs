@@ -40,6 +40,13 @@ pub enum NodeEvent {
         /// Its process died.
         died: bool,
     },
+    /// A publisher of this node gave up a reliable subscriber ([`Evict`](crate::Evict)).
+    Evicted {
+        /// The topic.
+        topic: Arc<str>,
+        /// The subscriber's node.
+        peer: Arc<str>,
+    },
     /// The other end of a topic has another message type: no link was made.
     Mismatch {
         /// The topic.

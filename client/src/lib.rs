@@ -69,6 +69,7 @@ pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError
 pub use event::NodeEvent;
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
+pub use nodeset_bus::evict::Evict;
 pub use nodeset_bus::message::{self, Message, Schema};
 pub use nodeset_bus::protocol::Listing;
 pub use nodeset_bus::topic;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
+use nodeset_bus::evict::Evict;
 use nodeset_bus::log::{self, DEFAULT_BLOCK_LEN, MIN_BLOCKS, NoRoom, Reach, Retention};
 use nodeset_bus::message::Message;
 use nodeset_bus::outlet::{Outlet, OutletError};
@@ -194,8 +195,10 @@ impl<T: Message + ?Sized> Publisher<T> {
                 Err(OutletError::NoRoom(NoRoom::Full(blocker))) => OutletError::NoRoom(NoRoom::Full(blocker)),
                 other => return other,
             };
+            // Whoever is given up meanwhile may be who is in the way.
+            let until = self.outlet.evict_laggards().map_or(deadline, |due| due.min(deadline));
             let in_time = match self.wait {
-                WaitStrategy::Block => ticket.sleep(Some(deadline), None).unwrap_or_else(|_| {
+                WaitStrategy::Block => ticket.sleep(Some(until), None).unwrap_or_else(|_| {
                     std::thread::yield_now();
                     Instant::now() < deadline
                 }),
@@ -204,7 +207,7 @@ impl<T: Message + ?Sized> Publisher<T> {
                     Instant::now() < deadline
                 }
             };
-            if !in_time {
+            if !in_time && Instant::now() >= deadline {
                 return Err(full);
             }
         }
@@ -301,6 +304,7 @@ pub struct PublisherBuilder<T: Message + ?Sized> {
     topic: String,
     shape: LogShape,
     retention: Retention,
+    evict: Option<Evict>,
     deadline: Duration,
     wait: WaitStrategy,
     link_timeout: Duration,
@@ -314,6 +318,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             topic: topic.to_owned(),
             shape: LogShape { block_len: DEFAULT_BLOCK_LEN, blocks: 0 },
             retention: Retention::default(),
+            evict: None,
             deadline: DEADLINE,
             wait: WaitStrategy::default(),
             link_timeout: LINK_TIMEOUT,
@@ -343,6 +348,15 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// How many messages are kept for subscribers that join late and ask for history; default 0.
     pub fn history(mut self, messages: u64) -> Self {
         self.retention.history = messages;
+        self
+    }
+
+    /// Gives up reliable subscribers that hold the log back; by default nobody is, and `publish` waits for them up to its
+    /// deadline. Who is given up keeps what it reads; it learns of it, with the exact count of what it missed, when it gets to
+    /// messages that are gone, and is linked afresh. The publisher's node is told
+    /// ([`NodeEvent::Evicted`](crate::NodeEvent::Evicted)).
+    pub fn evict(mut self, policy: Evict) -> Self {
+        self.evict = Some(policy);
         self
     }
 
@@ -389,6 +403,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             schema,
             shape: self.shape,
             retention: self.retention,
+            evict: self.evict,
             shared: Arc::clone(&shared),
             reply,
         }));

@@ -304,7 +304,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 if self.handle.core.info().attached {
                     // Given up, so that a fresh reliable link is made.
                     let due = self.ports[port].inlet.next_sequence();
-                    self.due.push((self.ports[port].inlet.id(), due));
+                    let link = self.ports[port].inlet.id();
+                    self.due.push((link, due));
+                    self.handle.core.command(Command::GivenUp(link));
                     self.retire(port);
                 }
                 Some(ReceiveError::Evicted { topic, publisher, missed })

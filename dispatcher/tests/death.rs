@@ -145,7 +145,7 @@ fn a_killed_publisher_has_ended() {
     let (mut here, other, link) = publisher_there(&dispatcher.path);
     other.signal(Signal::KILL);
     here.expect_message(ToNode::LinkEnded { link, reason: EndReason::Died });
-    here.raw.send(&ToDispatcher::LinkLeft { link }, &[]);
+    here.raw.send(&ToDispatcher::LinkLeft { link, evicted: false }, &[]);
     only_here(&dispatcher.path);
 }
 
@@ -208,6 +208,6 @@ fn who_dies_with_the_dispatcher_is_not_waited_for() {
     let _second = Program::start_with(command, &path);
     here.hand_back(&path);
     here.expect_message(ToNode::LinkEnded { link, reason: EndReason::Died });
-    here.raw.send(&ToDispatcher::LinkLeft { link }, &[]);
+    here.raw.send(&ToDispatcher::LinkLeft { link, evicted: false }, &[]);
     only_here(&path);
 }

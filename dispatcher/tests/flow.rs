@@ -88,7 +88,7 @@ fn a_withdrawn_publication_ends_for_its_subscribers() {
     let (listed, _) = link(&mut publisher, &mut subscriber);
     publisher.raw.send(&ToDispatcher::Unadvertise { publication: advertise.publication }, &[]);
     subscriber.expect_message(ToNode::LinkEnded { link: listed.link, reason: EndReason::Withdrawn });
-    subscriber.raw.send(&ToDispatcher::LinkLeft { link: listed.link }, &[]);
+    subscriber.raw.send(&ToDispatcher::LinkLeft { link: listed.link, evicted: false }, &[]);
     publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id });
 }
 

@@ -147,6 +147,12 @@ impl Pool {
         self.in_use.get(after.saturating_sub(1)).map_or(0, |block| block.generation)
     }
 
+    /// Sequence of the first message of that generation's block, or of the oldest one in use after it.
+    pub(crate) fn first_sequence_from(&self, generation: u64) -> u64 {
+        let at = self.in_use.partition_point(|block| block.generation < generation);
+        self.in_use.get(at).or(self.in_use.back()).map_or(0, |block| block.first_sequence)
+    }
+
     /// Below this, blocks were given to other messages: the floor never goes below it again.
     pub(crate) fn freed_below(&self) -> u64 {
         self.freed_below

@@ -34,6 +34,16 @@ use super::pool::{Block, Pool};
 /// bytes; how far ahead lines are asked for
 const AHEAD: usize = 1024;
 
+/// A reliable link that is behind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Laggard {
+    pub(crate) link: LinkId,
+    /// Of the block that it reads.
+    pub(crate) generation: u64,
+    /// From that block's first message to the newest.
+    pub(crate) messages: u64,
+}
+
 /// What a log keeps beyond what its reliable subscribers still need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -399,6 +409,15 @@ impl<W: Words> Producer<W> {
             }
         }
         (lowest.max(self.pool.freed_below()), slowest)
+    }
+
+    /// Reliable links, as last looked up, that read a block before the current one.
+    pub(crate) fn laggards(&self) -> impl Iterator<Item = Laggard> {
+        self.known.iter().filter(|link| link.reliable).filter_map(|link| {
+            let generation = link.view().from().filter(|&from| from < self.current.generation)?;
+            let messages = self.sequence - self.pool.first_sequence_from(generation).min(self.sequence);
+            Some(Laggard { link: link.id, generation, messages })
+        })
     }
 
     /// Some link that pins blocks below the floor.

@@ -240,6 +240,8 @@ pub enum ToDispatcher {
     LinkLeft {
         /// Which one.
         link: LinkId,
+        /// Because the publisher gave it up: a fresh one is wanted.
+        evicted: bool,
     },
     /// Asks for the table: answered by `Listing`s and `ListingEnd`.
     List,

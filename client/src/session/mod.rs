@@ -75,6 +75,10 @@ pub(crate) enum Command {
     Subscribe(SubscribeRequest),
     /// The subscriber is gone; its samples may not be.
     CloseSubscription(SubscriptionId),
+    /// A publisher of this node gave up that link.
+    Evicted(LinkId),
+    /// A subscriber of this node learned that it was given up.
+    GivenUp(LinkId),
     /// An inlet and all its pins are gone.
     Released(LinkId, u16),
     ReconnectNow,
@@ -186,6 +190,8 @@ impl Session {
                 Command::Withdraw(publication) => self.table.withdraw(publication, &mut self.outbox),
                 Command::Subscribe(request) => self.table.subscribe(request, &mut self.outbox),
                 Command::CloseSubscription(subscription) => self.table.close(subscription, &mut self.outbox),
+                Command::Evicted(link) => self.table.evicted(link),
+                Command::GivenUp(link) => self.table.given_up(link),
                 Command::Released(link, tag) => self.table.released(link, tag, &mut self.outbox),
                 Command::ReconnectNow => self.attachment.hurry(),
                 Command::Leave => return true,

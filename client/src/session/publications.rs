@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
+use nodeset_bus::evict::Evict;
 use nodeset_bus::log::Retention;
 use nodeset_bus::memory::Segment;
 use nodeset_bus::message::Schema;
@@ -20,6 +21,7 @@ pub(crate) struct AdvertiseRequest {
     pub(crate) schema: Schema,
     pub(crate) shape: LogShape,
     pub(crate) retention: Retention,
+    pub(crate) evict: Option<Evict>,
     pub(crate) shared: Arc<PublicationShared>,
     pub(crate) reply: Sender<Result<Box<Outlet>, AdvertiseError>>,
 }
@@ -117,6 +119,7 @@ pub(super) struct Publication {
     /// As asked for.
     pub(super) shape: LogShape,
     pub(super) retention: Retention,
+    pub(super) evict: Option<Evict>,
     pub(super) shared: Arc<PublicationShared>,
     /// Who waits for the dispatcher's answer.
     pub(super) reply: Option<Sender<Result<Box<Outlet>, AdvertiseError>>>,
@@ -149,13 +152,14 @@ pub(super) struct OutgoingLink {
 
 impl Publication {
     pub(super) fn new(request: AdvertiseRequest) -> Publication {
-        let AdvertiseRequest { topic, schema, shape, retention, shared, reply, .. } = request;
+        let AdvertiseRequest { topic, schema, shape, retention, evict, shared, reply, .. } = request;
         Publication {
             topic,
             schema,
             epoch: 1,
             shape,
             retention,
+            evict,
             shared,
             reply: Some(reply),
             outlet: None,

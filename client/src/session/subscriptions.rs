@@ -168,6 +168,8 @@ pub(super) struct IncomingLink {
     pub(super) reliable: bool,
     /// Its end was said already.
     pub(super) ended: bool,
+    /// The publisher gave it up.
+    pub(super) evicted: bool,
 }
 
 impl Subscription {

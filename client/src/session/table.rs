@@ -124,11 +124,20 @@ impl Table {
         }
     }
 
+    /// The subscriber learned that the publisher gave it up; its inlet is released next.
+    pub(super) fn given_up(&mut self, id: LinkId) {
+        let link =
+            self.subscriptions.get_mut(&id.subscription).and_then(|subscription| subscription.links.get_mut(&id));
+        if let Some(link) = link {
+            link.evicted = true;
+        }
+    }
+
     pub(super) fn released(&mut self, id: LinkId, tag: u16, outbox: &mut Outbox) {
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else { return };
         let Some(link) = subscription.links.get(&id).filter(|link| link.tag == tag).copied() else { return };
         subscription.links.remove(&id);
-        say(outbox, ToDispatcher::LinkLeft { link: id });
+        say(outbox, ToDispatcher::LinkLeft { link: id, evicted: link.evicted });
         if !link.ended && !subscription.closed {
             // Given up by the subscriber itself; the dispatcher makes a fresh one if both ends still want it.
             debug!(event = "link_left", ?id);
@@ -193,7 +202,17 @@ impl Table {
             return;
         }
         match make_log(shape, publication, descriptors) {
-            Ok((segment, outlet)) => {
+            Ok((segment, mut outlet)) => {
+                if let Some(policy) = publication.evict {
+                    let core = Arc::clone(&self.core);
+                    // Of a node that has left nobody asks.
+                    outlet.set_evict(
+                        policy,
+                        Box::new(move |link| {
+                            let _ = core.command(Command::Evicted(link));
+                        }),
+                    );
+                }
                 let links = Arc::clone(outlet.links());
                 publication.log = Some(Log { segment: Arc::new(segment), shape, slot, links });
                 publication.outlet = Some(Box::new(outlet));
@@ -393,6 +412,17 @@ impl Table {
         }
     }
 
+    /// The publisher took the link's reliability away, as its policy says.
+    pub(super) fn evicted(&mut self, id: LinkId) {
+        let Some(publication) = self.publications.get_mut(&id.publication) else { return };
+        let Some(link) = publication.links.get_mut(&id) else { return };
+        link.demoted = true;
+        let topic = Arc::clone(&publication.topic);
+        let Some(peer) = self.peers.find(link.peer).map(|peer| Arc::clone(&peer.name)) else { return };
+        info!(event = "subscriber_evicted", topic = &*topic, subscriber = &*peer);
+        self.core.tell(&NodeEvent::Evicted { topic, peer });
+    }
+
     fn remove_link(&mut self, id: LinkId, died: bool) {
         let Some(publication) = self.publications.get_mut(&id.publication) else { return };
         let Some(link) = publication.links.remove(&id) else { return };
@@ -435,13 +465,13 @@ impl Table {
                     self.core.tell(&NodeEvent::Linked { topic, peer: publisher, peer_subscribes: false });
                 }
             }
-            Ok(None) => say(outbox, ToDispatcher::LinkLeft { link: id }),
+            Ok(None) => say(outbox, ToDispatcher::LinkLeft { link: id, evicted: false }),
             Err(error) => {
                 warn!(event = "link_not_entered", topic, %error);
                 if let Some(subscription) = self.subscriptions.get(&id.subscription) {
                     subscription.shared.not_coming(id);
                 }
-                say(outbox, ToDispatcher::LinkLeft { link: id });
+                say(outbox, ToDispatcher::LinkLeft { link: id, evicted: false });
             }
         }
     }
@@ -481,7 +511,7 @@ impl Table {
         if peer.dead {
             inlet.publisher_gone();
         }
-        let link = IncomingLink { peer: publisher, line, tag, reliable, ended: peer.dead };
+        let link = IncomingLink { peer: publisher, line, tag, reliable, ended: peer.dead, evicted: false };
         subscription.links.insert(id, link);
         let own = self.core.info().uid;
         let foreign = peer.uid != own && peer.uid != 0;
@@ -491,12 +521,12 @@ impl Table {
 
     fn link_ended(&mut self, id: LinkId, reason: EndReason, outbox: &mut Outbox) {
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else {
-            say(outbox, ToDispatcher::LinkLeft { link: id });
+            say(outbox, ToDispatcher::LinkLeft { link: id, evicted: false });
             return;
         };
         subscription.shared.not_coming(id);
         match subscription.links.get(&id) {
-            None => say(outbox, ToDispatcher::LinkLeft { link: id }),
+            None => say(outbox, ToDispatcher::LinkLeft { link: id, evicted: false }),
             Some(_) => self.end_incoming(id, reason == EndReason::Died),
         }
     }

@@ -219,13 +219,13 @@ impl Registry {
         }
     }
 
-    pub(super) fn link_left(&mut self, node: NodeId, id: LinkId) {
+    pub(super) fn link_left(&mut self, node: NodeId, id: LinkId, evicted: bool) {
         let Some(link) = self.links.get(&id).filter(|it| it.subscriber == node) else { return };
         match link.reading {
             SubscriberEnd::Asked | SubscriberEnd::Entered => {
-                // A demoted reader leaves in order to be linked afresh. Any other one could not read this log, and would
+                // A demoted reader leaves in order to be linked afresh; it may know of its publisher's doing before we do. Any other one could not read this log, and would
                 // not be able to the next time.
-                if !link.ever_demoted {
+                if !link.ever_demoted && !evicted {
                     if link.reading == SubscriberEnd::Asked {
                         warn!(event = "link_not_entered", ?id, subscriber = self.name_of(node));
                     }

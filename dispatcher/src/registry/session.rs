@@ -94,7 +94,7 @@ impl Registry {
             ToDispatcher::LinkListed { link } => self.link_listed(node, link),
             ToDispatcher::LinkEntered { link } => self.link_entered(node, link),
             ToDispatcher::LinkRemoved { link } => self.link_removed(node, link),
-            ToDispatcher::LinkLeft { link } => self.link_left(node, link),
+            ToDispatcher::LinkLeft { link, evicted } => self.link_left(node, link, evicted),
             // Sorted out before.
             ToDispatcher::Hello(_) | ToDispatcher::PageReady | ToDispatcher::List | ToDispatcher::Replace { .. } => {}
         }

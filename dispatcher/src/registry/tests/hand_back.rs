@@ -136,7 +136,7 @@ fn an_end_that_does_not_come_in_time() {
     let heard = it.publisher_comes(Some(held));
     assert!(heard.contains(&ToNode::RemoveLink { link: it.id }), "{heard:?}");
     it.table.say(it.publisher.session, ToDispatcher::LinkRemoved { link: it.id });
-    it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id });
+    it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id, evicted: false });
     let again = list_link(&it.table.hears(&it.publisher)).unwrap();
     assert_ne!((again.line, again.tag), (LINE, TAG));
 }
@@ -151,7 +151,7 @@ fn ends_that_disagree_both_let_go() {
     assert!(heard.contains(&ToNode::LinkEnded { link: it.id, reason: EndReason::Withdrawn }), "{heard:?}");
     assert!(it.table.hears(&it.publisher).contains(&ToNode::RemoveLink { link: it.id }));
     it.table.say(it.publisher.session, ToDispatcher::LinkRemoved { link: it.id });
-    it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id });
+    it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id, evicted: false });
     assert!(list_link(&it.table.hears(&it.publisher)).is_some(), "and a fresh one is made");
 }
 

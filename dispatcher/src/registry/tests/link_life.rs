@@ -114,7 +114,7 @@ fn a_link_is_its_ends_own_business() {
         ToDispatcher::LinkListed { link },
         ToDispatcher::LinkEntered { link },
         ToDispatcher::LinkRemoved { link },
-        ToDispatcher::LinkLeft { link },
+        ToDispatcher::LinkLeft { link, evicted: false },
         ToDispatcher::Unadvertise { publication },
         ToDispatcher::Unsubscribe { subscription },
         ToDispatcher::LogReady { publication },

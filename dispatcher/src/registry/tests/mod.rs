@@ -271,7 +271,7 @@ impl Pair {
     }
 
     fn left(&mut self) {
-        self.table.say(self.subscriber.session, ToDispatcher::LinkLeft { link: self.id });
+        self.table.say(self.subscriber.session, ToDispatcher::LinkLeft { link: self.id, evicted: false });
     }
 
     fn unsubscribe(&mut self) {

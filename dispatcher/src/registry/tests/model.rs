@@ -297,7 +297,7 @@ impl Host {
         // It gives up its link only while it is attached.
         if let Some(&link) = pick(&demoted, which).filter(|_| node.welcomed) {
             node.entered.remove(&link);
-            node.say(ToDispatcher::LinkLeft { link });
+            node.say(ToDispatcher::LinkLeft { link, evicted: false });
         }
     }
 
@@ -521,7 +521,7 @@ impl Node {
         for link in links {
             self.entered.remove(&link);
             if link_by_link {
-                self.say(ToDispatcher::LinkLeft { link });
+                self.say(ToDispatcher::LinkLeft { link, evicted: false });
             }
         }
         self.say(ToDispatcher::Unsubscribe { subscription });
@@ -531,7 +531,7 @@ impl Node {
         let ended: Vec<_> = self.entered.iter().filter(|(_, mine)| mine.ended).map(|(&link, _)| link).collect();
         if let Some(&link) = pick(&ended, which) {
             self.entered.remove(&link);
-            self.say(ToDispatcher::LinkLeft { link });
+            self.say(ToDispatcher::LinkLeft { link, evicted: false });
         }
     }
 
@@ -583,7 +583,7 @@ impl Node {
             }
             ToNode::LinkEnded { link, .. } => match self.entered.get_mut(&link) {
                 Some(mine) => mine.ended = true,
-                None => self.say(ToDispatcher::LinkLeft { link }),
+                None => self.say(ToDispatcher::LinkLeft { link, evicted: false }),
             },
             ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
             ToNode::Listing(_) | ToNode::ListingEnd | ToNode::Leaving => panic!("nobody asked: {message:?}"),
@@ -654,7 +654,7 @@ impl Node {
             assert!(before.is_none(), "{id:?} is entered twice");
             self.say(ToDispatcher::LinkEntered { link: id });
         } else {
-            self.say(ToDispatcher::LinkLeft { link: id });
+            self.say(ToDispatcher::LinkLeft { link: id, evicted: false });
         }
     }
 }
