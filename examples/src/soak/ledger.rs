@@ -1,4 +1,5 @@
-//! How many messages each publisher has committed, in memory that outlives it.
+//! How many messages each publisher has committed, in memory that outlives it; when the chaos began, and how long messages of
+//! the pair that nobody touches took before and since.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,6 +9,21 @@ use nodeset_bus::memory::{Segment, SegmentError, SharedWords};
 
 /// Publishers that can have an entry, dead ones included.
 pub const ENTRIES: u64 = 1 << 17;
+
+/// Where what is not about one publisher begins: a page of its own.
+const COMMON_AT: usize = ENTRIES as usize * 8;
+const COMMON_LEN: u64 = 4096;
+
+/// What is not about one publisher; nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Common {
+    /// When the first one was killed, on the monotonic clock; 0 before.
+    ChaosBegan,
+    /// Of 100 messages of the untouched pair 99 took at most so long, while nobody was killed.
+    CalmP99,
+    /// The same, since.
+    ChaosP99,
+}
 
 /// One word a publisher: the messages it has committed.
 #[derive(Clone)]
@@ -23,7 +39,7 @@ impl Ledger {
     ///
     /// When there is no memory.
     pub fn create() -> Result<Ledger, SegmentError> {
-        Ledger::map(Segment::create_shared("nodeset-soak", ENTRIES * 8)?)
+        Ledger::map(Segment::create_shared("nodeset-soak", ENTRIES * 8 + COMMON_LEN)?)
     }
 
     /// Another process's.
@@ -43,6 +59,18 @@ impl Ledger {
     /// For other processes to open.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.segment.fd()
+    }
+
+    /// Says something to all.
+    pub fn say(&self, what: Common, nanoseconds: u64) {
+        // Relaxed: nothing else is read because of it.
+        self.words.store(COMMON_AT + 8 * what as usize, nanoseconds);
+    }
+
+    /// What was said; 0 before.
+    pub fn said(&self, what: Common) -> u64 {
+        // Relaxed: as above.
+        self.words.load(COMMON_AT + 8 * what as usize)
     }
 
     /// Publisher `entry` has committed so many.

@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use nodeset::{Node, NodeBuilder, PublishError, Publisher, ReceiveError, Subscriber};
 use nodeset_dispatcher::{Config, Dispatcher, Endpoint, Shutdown};
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Ledger;
+use super::ledger::{Common, Ledger};
 use crate::measure::worker::{Finish, Role, WorkError};
 use crate::measure::{Budget, Report, fill, monotonic_ns};
 
@@ -25,8 +26,10 @@ const QUIET: Duration = Duration::from_millis(20);
 const DRAIN: Duration = Duration::from_secs(20);
 /// Messages between two looks.
 const LOOK: u64 = 512;
-/// bytes; entry and number come first
-const LEAST: usize = 16;
+/// bytes; entry, time and number come first
+const LEAST: usize = 24;
+/// The longest delay that is told from longer ones: an hour.
+const LONGEST_DELAY_NS: u64 = 3_600_000_000_000;
 
 /// What a worker is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,6 +62,8 @@ pub enum SoakTask {
         topic: String,
         /// Loses nothing.
         reliable: bool,
+        /// Nobody touches it: it says how long messages take.
+        measured: bool,
     },
 }
 
@@ -80,7 +85,7 @@ pub fn prepare(task: SoakTask, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role
             publisher.wait_for_subscribers(subscribers, LINKED)?;
             Box::new(Publish { publisher, ledger: ledger()?, entry, longest, rate, number: 0 })
         }
-        SoakTask::Subscriber { socket, topic, reliable } => {
+        SoakTask::Subscriber { socket, topic, reliable, measured } => {
             let node = connect(&socket, "subscriber")?;
             let builder = node.subscriber::<[u8]>(&topic);
             let subscriber = if reliable { builder.reliable() } else { builder }.create()?;
@@ -88,6 +93,7 @@ pub fn prepare(task: SoakTask, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role
                 subscriber,
                 ledger: ledger()?,
                 reliable,
+                delays: if measured { Some(Delays::new()?) } else { None },
                 from: HashMap::new(),
                 received: 0,
                 missed: 0,
@@ -171,7 +177,8 @@ impl Publish {
         let len = LEAST + (mixed >> 8) as usize % room;
         let mut loan = self.publisher.loan_uninit(len)?;
         loan[..8].copy_from_slice(&self.entry.to_le_bytes());
-        fill::fill(&mut loan[8..], self.number);
+        fill::fill(&mut loan[16..], self.number);
+        loan[8..16].copy_from_slice(&monotonic_ns().to_le_bytes());
         loan.send();
         self.number += 1;
         self.ledger.set(self.entry, self.number);
@@ -186,7 +193,8 @@ impl Role for Publish {
         let burst = (self.rate / 50).clamp(1, LOOK);
         let interval = Duration::from_nanos(1_000_000_000 * burst / self.rate);
         let mut due = Instant::now();
-        while finish.messages()?.is_none() {
+        // At least one message each, also by one that is told to end at once: its subscribers wait for it.
+        while self.number == 0 || finish.messages()?.is_none() {
             for _ in 0..burst {
                 match self.publish() {
                     Ok(()) => {}
@@ -206,6 +214,13 @@ impl Role for Publish {
     }
 }
 
+/// A message's publisher, when it was sent, and its content.
+fn parts(message: &[u8]) -> Option<(u64, u64, &[u8])> {
+    let (entry, rest) = message.split_first_chunk()?;
+    let (sent, content) = rest.split_first_chunk()?;
+    Some((u64::from_le_bytes(*entry), u64::from_le_bytes(*sent), content))
+}
+
 /// What was received of one publisher.
 struct From {
     /// Of the next message.
@@ -213,10 +228,36 @@ struct From {
     received: u64,
 }
 
+/// How long messages took from publisher to subscriber.
+struct Delays {
+    calm: Histogram<u64>,
+    chaos: Histogram<u64>,
+}
+
+impl Delays {
+    fn new() -> Result<Delays, WorkError> {
+        let histogram = || Histogram::new_with_bounds(1, LONGEST_DELAY_NS, 3);
+        Ok(Delays { calm: histogram()?, chaos: histogram()? })
+    }
+
+    /// A message that was sent then has come now.
+    fn take(&mut self, sent_ns: u64, ledger: &Ledger) {
+        let began = ledger.said(Common::ChaosBegan);
+        let histogram = if began == 0 || sent_ns < began { &mut self.calm } else { &mut self.chaos };
+        histogram.saturating_record(monotonic_ns().saturating_sub(sent_ns).max(1));
+    }
+
+    fn say(&self, ledger: &Ledger) {
+        ledger.say(Common::CalmP99, self.calm.value_at_quantile(0.99));
+        ledger.say(Common::ChaosP99, self.chaos.value_at_quantile(0.99));
+    }
+}
+
 struct Subscribe {
     subscriber: Subscriber<[u8]>,
     ledger: Ledger,
     reliable: bool,
+    delays: Option<Delays>,
     from: HashMap<u64, From>,
     received: u64,
     missed: u64,
@@ -233,8 +274,12 @@ impl Subscribe {
             Err(error @ ReceiveError::Evicted { .. }) => return Err(error.into()),
             Err(error) => return Err(error.into()),
         };
-        let Some((entry, content)) = sample.split_first_chunk::<8>() else { return Err("a message too short".into()) };
-        let entry = u64::from_le_bytes(*entry);
+        let Some((entry, sent, content)) = parts(&sample) else {
+            return Err(format!("a message of {} bytes is too short", sample.len()).into());
+        };
+        if let Some(delays) = &mut self.delays {
+            delays.take(sent, &self.ledger);
+        }
         let number = sample.sequence();
         if !fill::is_intact(content, number) {
             return Err(format!("message {number} of publisher {entry} is torn or another one").into());
@@ -293,6 +338,9 @@ impl Role for Subscribe {
         self.balance()?;
         if !self.from.contains_key(&last_publisher) {
             return Err(format!("nothing came from publisher {last_publisher}, the last one of the topic").into());
+        }
+        if let Some(delays) = &self.delays {
+            delays.say(&self.ledger);
         }
         let (messages, missed) = (self.received, self.missed);
         Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, missed, ..Report::default() })

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
-use super::ledger::{ENTRIES, Ledger};
+use super::ledger::{Common, ENTRIES, Ledger};
 use super::roles::SoakTask;
-use crate::measure::{Budget, Worker, WorkerError};
+use crate::measure::{Budget, Worker, WorkerError, monotonic_ns};
 
 /// How long a worker may take to be ready, or to report, once nobody is killed any more.
 const SETTLE: Duration = Duration::from_secs(120);
+/// How long nobody is killed at first: a tenth of the time, but within these.
+const SHORTEST_CALM: Duration = Duration::from_secs(1);
+const LONGEST_CALM: Duration = Duration::from_secs(10);
 /// The longest time that a process is stopped.
 const LONGEST_STOP: Duration = Duration::from_millis(200);
 
@@ -56,11 +59,15 @@ pub struct Summary {
     pub missed: u64,
     /// Of them, by the pair that nobody touched.
     pub untouched_messages: u64,
+    /// Of 100 messages of that pair 99 took at most so long, before the first one was killed; nanoseconds.
+    pub untouched_calm_p99_ns: u64,
+    /// The same, since.
+    pub untouched_p99_ns: u64,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { seconds, kills, dispatcher_kills, stops, messages, missed, untouched_messages } = self;
+        let Summary { seconds, kills, dispatcher_kills, stops, messages, missed, .. } = self;
         writeln!(
             f,
             "{seconds:.0} s: {kills} killed ({dispatcher_kills} of them dispatchers), {stops} stopped for a while"
@@ -69,10 +76,36 @@ impl fmt::Display for Summary {
             f,
             "{messages} messages checked by those who lived, {missed} missed by lossy ones and counted exactly"
         )?;
-        write!(
+        let microseconds = |nanoseconds: u64| nanoseconds as f64 / 1000.0;
+        writeln!(
             f,
-            "{untouched_messages} of them by the pair that nobody touched; nothing lost, torn, repeated, stuck or left"
-        )
+            "{} of them by the pair that nobody touched: 99 of 100 within {:.1} us, {:.1} us before ({:.2}x)",
+            self.untouched_messages,
+            microseconds(self.untouched_p99_ns),
+            microseconds(self.untouched_calm_p99_ns),
+            self.untouched_p99_ns as f64 / self.untouched_calm_p99_ns.max(1) as f64
+        )?;
+        write!(f, "nothing lost, torn, repeated, stuck or left")
+    }
+}
+
+/// What a process holds of the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    descriptors: usize,
+    /// Mappings of unnamed shared memory.
+    mappings: usize,
+}
+
+impl Held {
+    fn by(pid: u32) -> Held {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count());
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        Held { descriptors, mappings: maps.lines().filter(|line| line.contains("/memfd:")).count() }
+    }
+
+    fn exceeds(&self, before: &Held) -> bool {
+        self.descriptors > before.descriptors || self.mappings > before.mappings
     }
 }
 
@@ -115,8 +148,12 @@ impl Supervisor {
         supervisor.add(SoakTask::Dispatcher { socket: socket.clone() })?;
         supervisor.members[0].worker.await_checked(SETTLE)?;
         let Chaos { publishers, subscribers, topics, longest, rate, .. } = supervisor.chaos;
-        let subscriber =
-            |topic, reliable| SoakTask::Subscriber { socket: socket.clone(), topic: topic_name(topic), reliable };
+        let subscriber = |topic, reliable, measured| SoakTask::Subscriber {
+            socket: socket.clone(),
+            topic: topic_name(topic),
+            reliable,
+            measured,
+        };
         let publisher = |topic| SoakTask::Publisher {
             socket: socket.clone(),
             topic: topic_name(topic),
@@ -129,9 +166,9 @@ impl Supervisor {
             supervisor.add(publisher(at % topics))?;
         }
         for at in 0..subscribers {
-            supervisor.add(subscriber(at % topics, at / topics % 2 == 0))?;
+            supervisor.add(subscriber(at % topics, at / topics % 2 == 0, false))?;
         }
-        supervisor.add(subscriber(topics, true))?;
+        supervisor.add(subscriber(topics, true, true))?;
         supervisor.add(publisher(topics))?;
         for member in &mut supervisor.members {
             member.worker.await_checked(SETTLE)?;
@@ -172,7 +209,10 @@ impl Supervisor {
     /// The first thing that did not hold, in words.
     pub fn run(mut self, mut progress: impl FnMut(&Summary)) -> Result<Summary, WorkerError> {
         let untouched = self.members.len() - 2;
-        let before = self.descriptors(untouched);
+        let before = self.held(untouched);
+        // What it is like while nobody is killed.
+        std::thread::sleep((self.chaos.time / 10).clamp(SHORTEST_CALM, LONGEST_CALM));
+        self.ledger.say(Common::ChaosBegan, monotonic_ns());
         let started = Instant::now();
         let mut due = started;
         while started.elapsed() < self.chaos.time {
@@ -184,22 +224,19 @@ impl Supervisor {
             progress(&self.summary);
         }
         self.settle(untouched)?;
-        let after = self.descriptors(untouched - self.chaos.publishers);
-        if before.iter().zip(&after).any(|(before, after)| after > before) {
+        let after = self.held(untouched - self.chaos.publishers);
+        if before.iter().zip(&after).any(|(before, after)| after.exceeds(before)) {
             return Err(failed(format!(
-                "the pair that nobody touched had {before:?} descriptors and has {after:?} now: some were not closed"
+                "the pair that nobody touched held {before:?} and holds {after:?} now: not all was given back"
             )));
         }
         self.finish(untouched)?;
         Ok(self.summary)
     }
 
-    /// Open descriptors of the pair that nobody touches.
-    fn descriptors(&self, at: usize) -> Vec<usize> {
-        let count = |member: &Member| {
-            fs::read_dir(format!("/proc/{}/fd", member.worker.pid())).map_or(0, |entries| entries.count())
-        };
-        self.members[at..at + 2].iter().map(count).collect()
+    /// What the pair that nobody touches holds.
+    fn held(&self, at: usize) -> Vec<Held> {
+        self.members[at..at + 2].iter().map(|member| Held::by(member.worker.pid())).collect()
     }
 
     /// Kills or stops somebody.
@@ -299,6 +336,8 @@ impl Supervisor {
             self.summary.messages += report.messages;
             self.summary.missed += report.missed;
         }
+        self.summary.untouched_calm_p99_ns = self.ledger.said(Common::CalmP99);
+        self.summary.untouched_p99_ns = self.ledger.said(Common::ChaosP99);
         self.summary.untouched_messages = reports.last().map_or(0, |report| report.messages);
         Ok(())
     }
