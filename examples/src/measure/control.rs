@@ -94,6 +94,13 @@ impl AsFd for Control {
     }
 }
 
+/// A descriptor that came from the other side's [`Control::send`].
+impl From<OwnedFd> for Control {
+    fn from(socket: OwnedFd) -> Control {
+        Control { socket }
+    }
+}
+
 impl From<Control> for OwnedFd {
     fn from(control: Control) -> OwnedFd {
         control.socket
