@@ -9,7 +9,7 @@ use rkyv::util::AlignedVec;
 use crate::log::{self, Cursor, CursorSpec, Ring};
 use crate::memory::{Mapping, SharedWords};
 use crate::page::{LayoutError, NodePage, SignalPage};
-use crate::protocol::{LinkId, LogShape};
+use crate::protocol::{LinkId, LogShape, PublicationId};
 use crate::wake::Wish;
 
 pub use crate::log::{CursorFault as InletFault, Frame, Kept, TooManyHeld};
@@ -134,6 +134,11 @@ impl Inlet {
     /// Sequence of the next message that was not seen nor counted as missed.
     pub fn next_sequence(&self) -> u64 {
         self.cursor.next_sequence()
+    }
+
+    /// The publication of the same node whose log this one goes on from: read that one to its end first.
+    pub fn follows(&self) -> Option<PublicationId> {
+        Some(self.cursor.follows()).filter(|&id| id != 0).map(PublicationId)
     }
 
     /// Whether `poll` has something to say.

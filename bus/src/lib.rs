@@ -48,6 +48,7 @@
 
 pub mod atomics;
 pub mod evict;
+mod footprint;
 pub mod inlet;
 mod line;
 #[allow(unsafe_code)]

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::evict::{Evict, Evictor, OnEvicted};
+use crate::footprint::Footprint;
 use crate::log::{self, NoRoom, Producer, Reach, Retention};
 use crate::memory::{Mapping, SharedWords};
 use crate::message::{Message, Room, Scratch, WriteError};
-use crate::protocol::LogShape;
+use crate::protocol::{LogShape, PublicationId};
 use crate::sys;
 use crate::wake::{self, Alarm, QUIET_COMMITS};
 
@@ -41,6 +42,7 @@ pub struct Outlet {
     expected_len: usize,
     pace: Pace,
     evictor: Option<Evictor>,
+    footprint: Option<Footprint>,
 }
 
 /// How fast blocks are filled, looked at where one ends.
@@ -69,7 +71,7 @@ impl Outlet {
         let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
         let limit = Duration::from_nanos(u64::from(shape.block_len) * 1_000_000_000 / FAST);
         let pace = Pace { generation: producer.generation(), since: Instant::now(), limit };
-        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace, evictor: None }
+        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace, evictor: None, footprint: None }
     }
 
     /// The list of links, for the thread that speaks to the dispatcher.
@@ -86,6 +88,38 @@ impl Outlet {
     /// Gives up whom the policy gives up now; also done by itself wherever a block ends. Returns when the next one would be due.
     pub fn evict_laggards(&mut self) -> Option<Instant> {
         self.evictor.as_mut()?.look(&mut self.producer, Instant::now())
+    }
+
+    /// From now on, [`NoRoom::Outgrown`] is said where a block ends, once the log needs little of its memory for `after`.
+    pub fn give_back_after(&mut self, after: Duration) {
+        self.footprint = Some(Footprint::new(after, Instant::now()));
+    }
+
+    /// Does not say so again for a while.
+    pub fn stay(&mut self, time: Duration) {
+        if let (Some(footprint), Some(until)) = (&mut self.footprint, Instant::now().checked_add(time)) {
+            footprint.quiet(until);
+        }
+    }
+
+    /// This log goes on from another one of the same node: subscribers of both read that one to its end first. Before anybody
+    /// else has it.
+    pub fn set_follows(&mut self, publication: PublicationId) {
+        self.producer.set_follows(publication.0);
+    }
+
+    /// Numbers messages from `sequence` on: where the log ended from which this one goes on.
+    ///
+    /// # Panics
+    ///
+    /// When something was published already.
+    pub fn start_at(&mut self, sequence: u64) {
+        self.producer.start_at(sequence);
+    }
+
+    /// bytes of blocks that were ever in use
+    pub fn touched_bytes(&self) -> u64 {
+        self.producer.footprint().1
     }
 
     /// Sequence of the next message.
@@ -124,8 +158,7 @@ impl Outlet {
     #[cold]
     #[inline(never)]
     fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
-        self.look_at_pace();
-        self.evict_laggards();
+        self.look_at_border().map_err(OutletError::NoRoom)?;
         let mut len = self.expected_len;
         let mut guessed = true;
         loop {
@@ -198,9 +231,17 @@ impl Outlet {
     #[cold]
     #[inline(never)]
     fn open_elsewhere(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
+        self.look_at_border()?;
+        self.producer.open(len, reach).map(drop)
+    }
+
+    /// What is looked at only where a block ends.
+    fn look_at_border(&mut self) -> Result<(), NoRoom> {
         self.look_at_pace();
         self.evict_laggards();
-        self.producer.open(len, reach).map(drop)
+        let Some(footprint) = &mut self.footprint else { return Ok(()) };
+        let (in_use, touched) = self.producer.footprint();
+        if footprint.look(in_use, touched, Instant::now()) { Err(NoRoom::Outgrown) } else { Ok(()) }
     }
 
     /// At a block's end: was it filled fast?

@@ -107,6 +107,15 @@ impl Publication {
         Reader { cursor, id, reliable, due, joined: due, received: 0, kept: Vec::new(), released }
     }
 
+    /// Goes on where another log ended that had so many messages; `readers` joined before.
+    fn go_on_from(&mut self, earlier: usize, readers: &mut [Reader]) {
+        self.producer.start_at(earlier as u64);
+        self.published.resize(earlier, 0);
+        for reader in readers {
+            (reader.due, reader.joined) = (earlier as u64, earlier as u64);
+        }
+    }
+
     /// Publishes a message, if there is room.
     fn publish(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
         self.producer.open(len, reach)?;
@@ -244,12 +253,15 @@ proptest! {
         blocks in 9..40_u32,
         depth in 0..100_u64,
         fast in any::<bool>(),
+        // The log may go on from another one that had so many messages.
+        earlier in prop_oneof![Just(0), 1..50_usize],
     ) {
         let shape = LogShape { block_len: 4096, blocks };
         let spread = if fast { 6 * 4096 } else { 0 };
         let retention = Retention { depth, history: 0, prompt: 5 * 4096, spread };
         let mut publication = Publication::new(shape, retention);
         let mut readers = vec![publication.join(true), publication.join(false)];
+        publication.go_on_from(earlier, &mut readers);
         for step in steps {
             let count = readers.len();
             match step {
@@ -257,6 +269,7 @@ proptest! {
                     let reach = if limit { Reach::Limit } else { Reach::Prompt };
                     match publication.publish(len, reach) {
                         Ok(()) => {}
+                        Err(NoRoom::Outgrown) => prop_assert!(false, "only an outlet says so"),
                         Err(NoRoom::TooLong { limit }) => prop_assert!(len as u64 > limit),
                         Err(NoRoom::Behind(blocker)) => {
                             prop_assert!(!limit);

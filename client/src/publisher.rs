@@ -5,13 +5,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Receiver, TryRecvError, bounded};
 use nodeset_bus::evict::Evict;
 use nodeset_bus::log::{self, DEFAULT_BLOCK_LEN, MIN_BLOCKS, NoRoom, Reach, Retention};
-use nodeset_bus::message::Message;
+use nodeset_bus::message::{Message, Schema};
 use nodeset_bus::outlet::{Outlet, OutletError};
 use nodeset_bus::protocol::{LinkId, LogShape, PublicationId};
 use nodeset_bus::topic::Topic;
+
+use tracing::{info, warn};
 
 use crate::error::{AdvertiseError, NotEnoughSubscribers, PublishError};
 use crate::loan::Loan;
@@ -29,6 +31,8 @@ pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1);
 /// After patience was in vain, the log grows without it for so long.
 const IMPATIENCE: Duration = Duration::from_millis(100);
+/// How long a log needs little before a fresh one takes its place.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
 /// Looks between two yields.
 const LOOKS: u32 = 64;
 
@@ -41,6 +45,8 @@ pub struct Publisher<T: Message + ?Sized> {
     id: PublicationId,
     shared: Arc<PublicationShared>,
     handle: Arc<Handle>,
+    plan: Plan,
+    hand_over: HandOver,
     deadline: Duration,
     wait: WaitStrategy,
     /// Until then it is not waited for readers that are behind: they did not catch up the last time.
@@ -75,6 +81,10 @@ impl<T: Message + ?Sized> Publisher<T> {
     pub fn try_publish(&mut self, message: &T) -> Result<u64, PublishError> {
         match self.outlet.try_publish(message, Reach::Limit) {
             Ok(sequence) => Ok(sequence),
+            Err(OutletError::NoRoom(NoRoom::Outgrown)) => {
+                self.hand_over();
+                self.outlet.try_publish(message, Reach::Limit).map_err(|error| self.explain(error, Duration::ZERO))
+            }
             Err(error) => Err(self.explain(error, Duration::ZERO)),
         }
     }
@@ -117,6 +127,12 @@ impl<T: Message + ?Sized> Publisher<T> {
         self.outlet.longest_payload()
     }
 
+    /// bytes of the log that were ever in use: what this publisher costs, beside its node. After a spike a fresh log takes its
+    /// place ([`PublisherBuilder::give_back_after`]).
+    pub fn log_bytes(&self) -> u64 {
+        self.outlet.touched_bytes()
+    }
+
     /// There was no room: waits for it.
     #[cold]
     #[inline(never)]
@@ -126,8 +142,30 @@ impl<T: Message + ?Sized> Publisher<T> {
         mut attempt: impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
     ) -> Result<R, PublishError> {
         let since = Instant::now();
+        loop {
+            match self.wait_as_needed(since, error, &mut attempt) {
+                Err(OutletError::NoRoom(NoRoom::Outgrown)) => {
+                    self.hand_over();
+                    match attempt(&mut self.outlet, Reach::Prompt) {
+                        Ok(done) => return Ok(done),
+                        Err(other) => error = other,
+                    }
+                }
+                Err(error) => return Err(self.explain(error, since.elapsed())),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
+
+    /// Waits for whom `error` says, up to the deadline.
+    fn wait_as_needed<R>(
+        &mut self,
+        since: Instant,
+        mut error: OutletError,
+        attempt: &mut impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
+    ) -> Result<R, OutletError> {
         if let OutletError::NoRoom(NoRoom::Behind(_)) = error {
-            match self.be_patient(since, &mut attempt) {
+            match self.be_patient(since, attempt) {
                 Ok(done) => return Ok(done),
                 Err(other) => error = other,
             }
@@ -140,14 +178,11 @@ impl<T: Message + ?Sized> Publisher<T> {
         }
         if let OutletError::NoRoom(NoRoom::Full(_)) = error {
             self.outlet.arm_room();
-            let outcome = self.wait_for_room(since, &mut attempt);
+            let outcome = self.wait_for_room(since, attempt);
             self.outlet.disarm_room();
-            match outcome {
-                Ok(done) => return Ok(done),
-                Err(other) => error = other,
-            }
+            return outcome;
         }
-        Err(self.explain(error, since.elapsed()))
+        Err(error)
     }
 
     /// Waits a moment for readers that are only just behind: a log that stays in the cache is faster than one that grows.
@@ -188,6 +223,8 @@ impl<T: Message + ?Sized> Publisher<T> {
         attempt: &mut impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
     ) -> Result<R, OutletError> {
         let deadline = since + self.deadline;
+        // Whoever waits for room needs what there is.
+        self.outlet.stay(self.deadline);
         let waiter = Arc::clone(&self.handle.core.waiter);
         let mut ticket = waiter.ticket();
         loop {
@@ -222,12 +259,126 @@ impl<T: Message + ?Sized> Publisher<T> {
         match error {
             OutletError::NoRoom(NoRoom::Behind(link)) => full(Some(link)),
             OutletError::NoRoom(NoRoom::Full(link)) => full(link),
+            OutletError::NoRoom(NoRoom::Outgrown) => full(None),
             OutletError::NoRoom(NoRoom::TooLong { limit }) => {
                 PublishError::TooLong { topic: Arc::clone(&self.topic), limit }
             }
             OutletError::Unserializable(reason) => PublishError::Unserializable(reason),
             other => PublishError::Unserializable(other.to_string()),
         }
+    }
+}
+
+/// What a publication is made of, each time.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    shape: LogShape,
+    retention: Retention,
+    evict: Option<Evict>,
+    give_back_after: Duration,
+}
+
+/// A publication that was asked for.
+struct Asked {
+    id: PublicationId,
+    shared: Arc<PublicationShared>,
+    answer: Receiver<Result<Box<Outlet>, AdvertiseError>>,
+}
+
+impl Plan {
+    /// Asks for a publication; `None` when the node is gone.
+    fn ask(&self, handle: &Handle, topic: &Arc<str>, schema: Schema, follows: Option<PublicationId>) -> Option<Asked> {
+        let Plan { shape, retention, evict, give_back_after } = *self;
+        let id = PublicationId(random());
+        let shared = Arc::new(PublicationShared::default());
+        let (reply, answer) = bounded(1);
+        let asked = handle.core.command(Command::Advertise(AdvertiseRequest {
+            publication: id,
+            topic: Arc::clone(topic),
+            schema,
+            shape,
+            retention,
+            evict,
+            give_back_after,
+            follows,
+            shared: Arc::clone(&shared),
+            reply,
+        }));
+        asked.then_some(Asked { id, shared, answer })
+    }
+}
+
+/// Going on in a fresh log, which takes a few messages between the processes meanwhile.
+#[derive(Default)]
+enum HandOver {
+    #[default]
+    No,
+    /// For a fresh log.
+    Asked(Asked),
+    /// It is there; its links may not all be.
+    Granted { id: PublicationId, shared: Arc<PublicationShared>, outlet: Box<Outlet> },
+}
+
+impl HandOver {
+    /// The publication that is being made.
+    fn id(&self) -> Option<PublicationId> {
+        match self {
+            HandOver::No => None,
+            HandOver::Asked(Asked { id, .. }) | HandOver::Granted { id, .. } => Some(*id),
+        }
+    }
+}
+
+/// Between two steps.
+const STEP: Duration = Duration::from_millis(10);
+/// After a fresh log was refused, the old one is kept for so long.
+const REFUSED: Duration = Duration::from_secs(60);
+
+impl<T: Message + ?Sized> Publisher<T> {
+    /// The log is longer than it need be: one step on the way to a fresh one. Never waits.
+    ///
+    /// Once every link of the old log has its counterpart in the fresh one, the old one ends and the fresh one goes on with its
+    /// numbers; subscribers of both read the old one to its end first.
+    #[cold]
+    #[inline(never)]
+    fn hand_over(&mut self) {
+        let mut again_after = STEP;
+        self.hand_over = match std::mem::take(&mut self.hand_over) {
+            HandOver::No => match self.plan.ask(&self.handle, &self.topic, T::schema(), Some(self.id)) {
+                Some(asked) => HandOver::Asked(asked),
+                None => HandOver::No,
+            },
+            HandOver::Asked(asked) => match asked.answer.try_recv() {
+                Ok(Ok(outlet)) => HandOver::Granted { id: asked.id, shared: asked.shared, outlet },
+                Err(TryRecvError::Empty) => HandOver::Asked(asked),
+                Ok(Err(error)) => {
+                    warn!(event = "log_not_given_back", topic = &*self.topic, %error);
+                    again_after = REFUSED;
+                    HandOver::No
+                }
+                Err(TryRecvError::Disconnected) => {
+                    again_after = REFUSED;
+                    HandOver::No
+                }
+            },
+            HandOver::Granted { id, shared, outlet } if shared.covers(&self.outlet.links().ids()) => {
+                self.go_on_in(id, shared, *outlet);
+                return;
+            }
+            granted @ HandOver::Granted { .. } => granted,
+        };
+        self.outlet.stay(again_after);
+    }
+
+    fn go_on_in(&mut self, id: PublicationId, shared: Arc<PublicationShared>, mut outlet: Outlet) {
+        let (before, after) = (self.outlet.touched_bytes(), outlet.touched_bytes());
+        info!(event = "log_given_back", topic = &*self.topic, bytes = before.saturating_sub(after));
+        outlet.start_at(self.outlet.next_sequence());
+        let mut old = std::mem::replace(&mut self.outlet, outlet);
+        let old_id = std::mem::replace(&mut self.id, id);
+        self.shared = shared;
+        old.finish();
+        self.handle.core.command(Command::Withdraw(old_id));
     }
 }
 
@@ -287,7 +438,9 @@ fn refused(topic: &Arc<str>, no_room: NoRoom) -> PublishError {
 impl<T: Message + ?Sized> Drop for Publisher<T> {
     fn drop(&mut self) {
         self.outlet.finish();
-        self.handle.core.command(Command::Withdraw(self.id));
+        for id in [Some(self.id), self.hand_over.id()].into_iter().flatten() {
+            self.handle.core.command(Command::Withdraw(id));
+        }
     }
 }
 
@@ -302,9 +455,7 @@ impl<T: Message + ?Sized> fmt::Debug for Publisher<T> {
 pub struct PublisherBuilder<T: Message + ?Sized> {
     handle: Arc<Handle>,
     topic: String,
-    shape: LogShape,
-    retention: Retention,
-    evict: Option<Evict>,
+    plan: Plan,
     deadline: Duration,
     wait: WaitStrategy,
     link_timeout: Duration,
@@ -316,9 +467,12 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         PublisherBuilder {
             handle,
             topic: topic.to_owned(),
-            shape: LogShape { block_len: DEFAULT_BLOCK_LEN, blocks: 0 },
-            retention: Retention::default(),
-            evict: None,
+            plan: Plan {
+                shape: LogShape { block_len: DEFAULT_BLOCK_LEN, blocks: 0 },
+                retention: Retention::default(),
+                evict: None,
+                give_back_after: GIVE_BACK_AFTER,
+            },
             deadline: DEADLINE,
             wait: WaitStrategy::default(),
             link_timeout: LINK_TIMEOUT,
@@ -328,26 +482,26 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
 
     /// bytes of a block of the log; a power of two from 4 KiB to 64 MiB, default 64 KiB. Longer messages take several blocks.
     pub fn block_len(mut self, bytes: u32) -> Self {
-        self.shape.block_len = bytes;
+        self.plan.shape.block_len = bytes;
         self
     }
 
     /// The most blocks that the log may grow to, at least 4. Default: what fits into a quarter of the memory. Blocks that were
     /// never needed cost nothing.
     pub fn blocks(mut self, blocks: u32) -> Self {
-        self.shape.blocks = blocks;
+        self.plan.shape.blocks = blocks;
         self
     }
 
     /// How many messages are kept for lossy subscribers that fall behind; default 64.
     pub fn depth(mut self, messages: u64) -> Self {
-        self.retention.depth = messages;
+        self.plan.retention.depth = messages;
         self
     }
 
     /// How many messages are kept for subscribers that join late and ask for history; default 0.
     pub fn history(mut self, messages: u64) -> Self {
-        self.retention.history = messages;
+        self.plan.retention.history = messages;
         self
     }
 
@@ -356,13 +510,21 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// messages that are gone, and is linked afresh. The publisher's node is told
     /// ([`NodeEvent::Evicted`](crate::NodeEvent::Evicted)).
     pub fn evict(mut self, policy: Evict) -> Self {
-        self.evict = Some(policy);
+        self.plan.evict = Some(policy);
         self
     }
 
     /// How long [`Publisher::publish`] waits for room; default 1 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// How long the log needs less than a quarter of its memory before a fresh, short one takes its place, if it has taken 16 MiB
+    /// or more; default 5 s. It happens while publishing, costs no message, and is seen by others as a publication that ends
+    /// while another one goes on with its numbers.
+    pub fn give_back_after(mut self, time: Duration) -> Self {
+        self.plan.give_back_after = time;
         self
     }
 
@@ -389,27 +551,11 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             Topic::new(&self.topic).map_err(|source| AdvertiseError::Topic { topic: self.topic.clone(), source })?;
         let schema = T::schema();
         schema.check()?;
-        log::check(LogShape {
-            blocks: if self.shape.blocks == 0 { MIN_BLOCKS } else { self.shape.blocks },
-            ..self.shape
-        })?;
+        let shape = self.plan.shape;
+        log::check(LogShape { blocks: if shape.blocks == 0 { MIN_BLOCKS } else { shape.blocks }, ..shape })?;
         let topic: Arc<str> = topic.as_str().into();
-        let id = PublicationId(random());
-        let shared = Arc::new(PublicationShared::default());
-        let (reply, answer) = bounded(1);
-        let asked = self.handle.core.command(Command::Advertise(AdvertiseRequest {
-            publication: id,
-            topic: Arc::clone(&topic),
-            schema,
-            shape: self.shape,
-            retention: self.retention,
-            evict: self.evict,
-            shared: Arc::clone(&shared),
-            reply,
-        }));
-        if !asked {
-            return Err(AdvertiseError::Closed);
-        }
+        let asked = self.plan.ask(&self.handle, &topic, schema, None).ok_or(AdvertiseError::Closed)?;
+        let Asked { id, shared, answer } = asked;
         let outlet = match answer.recv_timeout(ANSWER_TIMEOUT) {
             Ok(outlet) => outlet?,
             Err(error) => {
@@ -428,6 +574,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             id,
             shared,
             handle: self.handle,
+            plan: self.plan,
+            hand_over: HandOver::No,
             deadline: self.deadline,
             wait: self.wait,
             impatient_until: None,

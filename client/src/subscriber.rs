@@ -256,6 +256,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
             if port >= self.ports.len() {
                 port = 0;
             }
+            if self.ports[port].behind {
+                port += 1;
+                continue;
+            }
             match self.ports[port].inlet.poll() {
                 Ok(None) => port += 1,
                 Ok(Some(frame)) => {
@@ -315,8 +319,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 self.retire(port);
                 Some(ReceiveError::Damaged { topic, publisher, what })
             }
-            // The end.
+            // The end. Whoever takes its place was linked before.
             _ => {
+                self.take_arrivals();
                 self.retire(port);
                 None
             }
@@ -325,8 +330,23 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Drops a port; what it missed stays counted.
     fn retire(&mut self, port: usize) {
-        let port = self.ports.swap_remove(port);
-        self.missed_earlier += port.inlet.missed();
+        let gone = self.ports.swap_remove(port);
+        self.missed_earlier += gone.inlet.missed();
+        let (publication, next) = (gone.inlet.id().publication, gone.inlet.next_sequence());
+        for port in self.ports.iter().filter(|port| port.follows == Some(publication)) {
+            let link = port.inlet.id();
+            self.due.retain(|(due, _)| *due != link);
+            self.due.push((link, next));
+        }
+        self.order_ports();
+    }
+
+    /// A log that goes on from another one is read after that one.
+    fn order_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            let Some(before) = self.ports[at].follows else { continue };
+            self.ports[at].behind = self.ports.iter().any(|port| port.inlet.id().publication == before);
+        }
     }
 
     #[cold]
@@ -341,6 +361,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 }
             }
         }
+        self.order_ports();
     }
 
     /// Copies a message whose publisher could change it after it was checked. Says whether it did.

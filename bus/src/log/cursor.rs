@@ -240,8 +240,10 @@ impl<W: Words> Cursor<W> {
             if !word.is_wellformed() {
                 return self.corrupt(at, "a commit word with reserved bits");
             }
-            // Relaxed: published by the commit word.
+            // Relaxed, both: published by the commit word.
             let second = self.log.load(at + 8);
+            // Messages of the log that this one goes on from were never this one's to miss.
+            self.expected = self.expected.max(self.log.load(layout::FIRST_AT).min(second));
             match word.kind() {
                 KIND_CLOSING => {
                     if second <= self.place.generation {
@@ -327,6 +329,12 @@ impl<W: Words> Cursor<W> {
     /// Sequence of the next message that was neither seen nor counted as missed.
     pub fn next_sequence(&self) -> u64 {
         self.expected
+    }
+
+    /// The publication of the same node whose log this one goes on from; 0 if none. Only as true as its publisher.
+    pub fn follows(&self) -> u64 {
+        // Relaxed: written before anybody else had the log.
+        self.log.load(layout::FOLLOWS_AT)
     }
 
     /// The publisher's process is dead: once what it committed is drained, `poll` says `Ended`.

@@ -27,6 +27,10 @@ pub(crate) const EPOCH_AT: usize = 0x08;
 pub(crate) const BLOCK_LEN_AT: usize = 0x10;
 /// Word: blocks of the pool.
 pub(crate) const BLOCKS_AT: usize = 0x18;
+/// Word: the publication of the same node whose log this one goes on from, 0 if none.
+pub(crate) const FOLLOWS_AT: usize = 0x20;
+/// Word: sequence of the log's first message; those before it were another log's.
+pub(crate) const FIRST_AT: usize = 0x28;
 /// Word: generation of the newest block, 1 and up.
 pub(crate) const CURRENT_AT: usize = 0x40;
 /// Word: index of the newest block; a hint, checked against the table.

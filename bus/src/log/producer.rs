@@ -80,6 +80,9 @@ pub enum NoRoom {
     Behind(LinkId),
     /// The pool's limit is reached; the reader, if any, that holds it up.
     Full(Option<LinkId>),
+    /// There is room, but the log is longer than it need be: go on in a fresh one, or ask again after
+    /// [`Outlet::stay`](crate::outlet::Outlet::stay).
+    Outgrown,
     /// It never fits: the longest payload this log can take.
     TooLong {
         /// bytes
@@ -228,6 +231,30 @@ impl<W: Words> Producer<W> {
         self.words.store_release(at, CommitWord::new(KIND_END, 0).0, Fact::FrameCommitted);
         // Relaxed: for tools; readers learn it from the end frame.
         self.words.store(layout::CLOSED_AT, self.sequence + 1);
+    }
+
+    /// Says that this log goes on from the one of another publication of the same node. Before anybody else has the log.
+    pub(crate) fn set_follows(&mut self, publication: u64) {
+        // Relaxed: readers get the log by messages, later.
+        self.words.store(layout::FOLLOWS_AT, publication);
+    }
+
+    /// Numbers messages from `sequence` on. Those before it are another log's.
+    ///
+    /// # Panics
+    ///
+    /// When something was published already.
+    pub fn start_at(&mut self, sequence: u64) {
+        assert!(self.sequence == 0 && self.current.generation == 1, "numbers begin where a log begins");
+        // Relaxed: published by the next commit word.
+        self.words.store(layout::FIRST_AT, sequence);
+        self.sequence = sequence;
+    }
+
+    /// Bytes of blocks in use, and of blocks that were ever in use.
+    pub(crate) fn footprint(&self) -> (u64, u64) {
+        let block = self.layout.block_len as u64;
+        (u64::from(self.pool.occupied()) * block, u64::from(self.pool.touched()) * block)
     }
 
     /// Says that the producer is about to wait for room: consumers that leave a block ring its bell from now on. Look for room

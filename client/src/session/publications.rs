@@ -22,6 +22,10 @@ pub(crate) struct AdvertiseRequest {
     pub(crate) shape: LogShape,
     pub(crate) retention: Retention,
     pub(crate) evict: Option<Evict>,
+    /// How long a log needs little before a fresh one takes its place.
+    pub(crate) give_back_after: Duration,
+    /// The publication of the same publisher that this one takes the place of.
+    pub(crate) follows: Option<PublicationId>,
     pub(crate) shared: Arc<PublicationShared>,
     pub(crate) reply: Sender<Result<Box<Outlet>, AdvertiseError>>,
 }
@@ -69,6 +73,13 @@ impl PublicationShared {
     fn change(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
+    }
+
+    /// Whether a link is ready to each of these subscriptions, and none is on its way.
+    pub(crate) fn covers(&self, links: &[LinkId]) -> bool {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = |wanted: &LinkId| progress.ready.keys().any(|it| it.subscription == wanted.subscription);
+        progress.expected.is_empty() && links.iter().all(ready)
     }
 
     /// How many links are ready.
@@ -120,6 +131,8 @@ pub(super) struct Publication {
     pub(super) shape: LogShape,
     pub(super) retention: Retention,
     pub(super) evict: Option<Evict>,
+    pub(super) give_back_after: Duration,
+    pub(super) follows: Option<PublicationId>,
     pub(super) shared: Arc<PublicationShared>,
     /// Who waits for the dispatcher's answer.
     pub(super) reply: Option<Sender<Result<Box<Outlet>, AdvertiseError>>>,
@@ -152,7 +165,9 @@ pub(super) struct OutgoingLink {
 
 impl Publication {
     pub(super) fn new(request: AdvertiseRequest) -> Publication {
-        let AdvertiseRequest { topic, schema, shape, retention, evict, shared, reply, .. } = request;
+        let AdvertiseRequest {
+            topic, schema, shape, retention, evict, give_back_after, follows, shared, reply, ..
+        } = request;
         Publication {
             topic,
             schema,
@@ -160,6 +175,8 @@ impl Publication {
             shape,
             retention,
             evict,
+            give_back_after,
+            follows,
             shared,
             reply: Some(reply),
             outlet: None,

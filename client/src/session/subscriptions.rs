@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam::channel::Sender;
 use nodeset_bus::inlet::Inlet;
 use nodeset_bus::message::Schema;
-use nodeset_bus::protocol::{Expected, LinkId, NodeId, Subscribe, SubscriptionId};
+use nodeset_bus::protocol::{Expected, LinkId, NodeId, PublicationId, Subscribe, SubscriptionId};
 
 use crate::error::SubscribeError;
 
@@ -29,6 +29,17 @@ pub(crate) struct SubscribeRequest {
 pub(crate) struct Port {
     pub(crate) inlet: Inlet,
     pub(crate) publisher: Arc<Publisher>,
+    /// Its log goes on from that publication's.
+    pub(crate) follows: Option<PublicationId>,
+    /// That one is read first, and not yet to its end.
+    pub(crate) behind: bool,
+}
+
+impl Port {
+    pub(super) fn new(inlet: Inlet, publisher: Arc<Publisher>) -> Port {
+        let follows = inlet.follows();
+        Port { inlet, publisher, follows, behind: false }
+    }
 }
 
 /// Whose messages come through a port.

@@ -516,7 +516,7 @@ impl Table {
         let own = self.core.info().uid;
         let foreign = peer.uid != own && peer.uid != 0;
         let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), schema, foreign });
-        Ok(Some(Port { inlet, publisher }))
+        Ok(Some(Port::new(inlet, publisher)))
     }
 
     fn link_ended(&mut self, id: LinkId, reason: EndReason, outbox: &mut Outbox) {
@@ -600,7 +600,11 @@ fn make_log(
         return Err(AdvertiseError::Protocol("the log that came is too short for its shape"));
     }
     let mapping = segment.map_writable().map_err(failed)?;
-    let outlet = Outlet::create(mapping, shape, publication.epoch, publication.retention);
+    let mut outlet = Outlet::create(mapping, shape, publication.epoch, publication.retention);
+    outlet.give_back_after(publication.give_back_after);
+    if let Some(follows) = publication.follows {
+        outlet.set_follows(follows);
+    }
     segment.seal_for_one_writer().map_err(failed)?;
     Ok((segment, outlet))
 }
