@@ -5,6 +5,7 @@
 //! of one user; it carries one `wake_wanted` word a publication and nothing on which memory safety depends.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -25,6 +26,9 @@ pub const NODE_PAGE_LEN: u64 = LINES_AT as u64 + ALL_LINES as u64 * LINE_LEN as 
 pub const SLOTS: u32 = 65_536;
 /// Bytes of a signal page; untouched pages cost no memory.
 pub const SIGNAL_PAGE_LEN: u64 = 4096 + SLOTS as u64 * 64;
+
+/// A node's heart beats at least this often while it is attached to a dispatcher, which looks as often.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
 /// `b"NSETNOD"` and the major version of this layout, stored last.
 const MAGIC: u64 = u64::from_le_bytes(*b"NSETNOD\x01");
@@ -139,7 +143,7 @@ impl<W: Words> NodePage<W> {
         self.words.store(ASLEEP_AT, u64::from(asleep));
     }
 
-    /// Stores a value that differs from the last one: the session thread is alive.
+    /// Stores a value that differs from the last one: the session thread runs.
     pub fn beat(&self, value: u64) {
         // Relaxed: a number for people, it orders nothing.
         self.words.store(HEARTBEAT_AT, value);
@@ -192,7 +196,7 @@ impl<W: Words> PeerPage<W> {
         self.words.load(ASLEEP_AT) != 0
     }
 
-    /// Changes while the node's session thread is alive.
+    /// Changes while the node's session thread runs.
     pub fn heartbeat(&self) -> u64 {
         // Relaxed: a number for people, it orders nothing.
         self.words.load(HEARTBEAT_AT)

@@ -25,8 +25,10 @@ fn text(mut table: Vec<Listing>) -> String {
     table.sort_by_key(key);
     let mut rows = vec![["", "NODE", "TOPIC", "TYPE", "LINKS", ""].map(str::to_owned)];
     rows.extend(table.into_iter().map(|listing| match listing {
-        Listing::Node { name, pid, uid } => {
-            ["node".to_owned(), name, String::new(), String::new(), String::new(), format!("process {pid}, user {uid}")]
+        Listing::Node { state, attached } => {
+            let detached = if attached { "" } else { ", detached" };
+            let about = format!("{}{detached}, process {}, user {}", state.health, state.pid, state.uid);
+            ["node".to_owned(), state.name, String::new(), String::new(), String::new(), about]
         }
         Listing::Publication { node, topic, schema, links } => {
             ["publishes".to_owned(), node, topic, schema, links.to_string(), String::new()]
@@ -50,7 +52,7 @@ fn text(mut table: Vec<Listing>) -> String {
 /// Nodes first, then by topic.
 fn key(listing: &Listing) -> (u8, String, String) {
     match listing {
-        Listing::Node { name, .. } => (0, name.clone(), String::new()),
+        Listing::Node { state, .. } => (0, state.name.clone(), String::new()),
         Listing::Publication { node, topic, .. } => (1, topic.clone(), format!("0{node}")),
         Listing::Subscription { node, topic, .. } => (1, topic.clone(), format!("1{node}")),
     }
@@ -58,7 +60,14 @@ fn key(listing: &Listing) -> (u8, String, String) {
 
 #[cfg(test)]
 mod tests {
+    use nodeset::{Health, NodeId, NodeState};
+
     use super::*;
+
+    fn node(name: &str, health: Health) -> NodeState {
+        let [name, base_name] = [name, "robot"].map(str::to_owned);
+        NodeState { node: NodeId(1), name, base_name, pid: 7, uid: 1000, health }
+    }
 
     #[test]
     fn columns_line_up() {
@@ -76,12 +85,14 @@ mod tests {
                 schema: "Pose".to_owned(),
                 links: 1,
             },
-            Listing::Node { name: "robot".to_owned(), pid: 7, uid: 1000 },
+            Listing::Node { state: node("robot", Health::Alive), attached: true },
+            Listing::Node { state: node("robot-2", Health::Stopped), attached: false },
         ];
-        let expected = "            NODE    TOPIC  TYPE  LINKS\n\
-                        node        robot                       process 7, user 1000\n\
-                        publishes   robot   pose   Pose  1\n\
-                        subscribes  screen  pose   any   1      lossy\n";
+        let expected = "            NODE     TOPIC  TYPE  LINKS\n\
+                        node        robot                        alive, process 7, user 1000\n\
+                        node        robot-2                      stopped, detached, process 7, user 1000\n\
+                        publishes   robot    pose   Pose  1\n\
+                        subscribes  screen   pose   any   1      lossy\n";
         assert_eq!(text(table), expected);
     }
 }

@@ -54,6 +54,21 @@ pub enum ConnectError {
         /// The dispatcher's user.
         found: u32,
     },
+    /// Another node has the name that this one insists on ([`unique`](crate::NodeBuilder::unique),
+    /// [`replace`](crate::NodeBuilder::replace)): choose another one, or end that one.
+    #[error(
+        "a node is called `{name}` already, process {pid} of user {uid}, for {held_for:?}: choose another name, end that process, or take the name over (`replace`, same user only)"
+    )]
+    NameTaken {
+        /// What it is called.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// Its user.
+        uid: u32,
+        /// How long its dispatcher has known it by that name; whole seconds.
+        held_for: Duration,
+    },
     /// The dispatcher said no.
     #[error("the dispatcher refused this node: {text}")]
     Refused {

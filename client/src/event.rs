@@ -1,6 +1,8 @@
-//! What a node is told of.
+//! What a node is told of: what happens to itself, and, if it asks for that, to the other nodes of its host.
 
 use std::sync::Arc;
+
+use nodeset_bus::protocol::{Health, NodeState};
 
 /// Something happened to a node or its links. Messages go on, whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,22 @@ pub enum NodeEvent {
     Detached {
         /// How it went.
         reason: String,
+    },
+    /// The node has another name: one that had its name before came back to a dispatcher that has just started.
+    Renamed {
+        /// The new one.
+        name: Arc<str>,
+    },
+    /// Another node has the name that this one insists on: it took it over, or was there first when this one came back. This
+    /// node keeps the links at which it publishes; nobody waits for those at which it subscribes. It does not attach again
+    /// by itself, only when [`Node::reconnect_now`](crate::Node::reconnect_now) is called.
+    Replaced {
+        /// The name.
+        name: Arc<str>,
+        /// The process that has it.
+        pid: u32,
+        /// Its user.
+        uid: u32,
     },
     /// A link is ready: messages flow.
     Linked {
@@ -63,5 +81,54 @@ pub enum NodeEvent {
     },
 }
 
+/// A node of this host, seen from another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// The name it has.
+    pub name: Arc<str>,
+    /// The name it asked for, which `mnode` and `mnode-2` share.
+    pub base_name: Arc<str>,
+    /// Its process, as its dispatcher sees it.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Whether it runs.
+    pub health: Health,
+}
+
+impl From<NodeState> for NodeInfo {
+    fn from(state: NodeState) -> NodeInfo {
+        let NodeState { name, base_name, pid, uid, health, .. } = state;
+        NodeInfo { name: name.into(), base_name: base_name.into(), pid, uid, health }
+    }
+}
+
+/// Something happened to another node of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeChange {
+    /// It is there, newly or since before it was asked for.
+    Joined(NodeInfo),
+    /// It is gone.
+    Left {
+        /// As it was last.
+        node: NodeInfo,
+        /// Its process died. False when it left in order, or went while no dispatcher was there to see how.
+        died: bool,
+    },
+    /// It became alive, slow or stopped. Its links stay as they are.
+    Health(NodeInfo),
+    /// It has another name.
+    Renamed {
+        /// The one before.
+        before: Arc<str>,
+        /// As it is now.
+        node: NodeInfo,
+    },
+}
+
 /// Is called with each event, on the node's session thread: it must not block.
 pub(crate) type Handler = Arc<dyn Fn(&NodeEvent) + Send + Sync>;
+/// The same for changes of other nodes.
+pub(crate) type NodeHandler = Arc<dyn Fn(&NodeChange) + Send + Sync>;

@@ -66,12 +66,12 @@ mod table;
 mod wait;
 
 pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError};
-pub use event::NodeEvent;
+pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
 pub use nodeset_bus::evict::Evict;
 pub use nodeset_bus::message::{self, Message, Schema};
-pub use nodeset_bus::protocol::Listing;
+pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState};
 pub use nodeset_bus::topic;
 pub use options::{AppOptions, LogFormat, LogLevelError};
 pub use publisher::{Publisher, PublisherBuilder};

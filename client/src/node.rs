@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nodeset_bus::message::Message;
 use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, Endpoint};
+use nodeset_bus::protocol::{Claim, Listing};
 
 use crate::error::ConnectError;
-use crate::event::NodeEvent;
+use crate::event::{NodeChange, NodeEvent};
 use crate::options::AppOptions;
 use crate::publisher::PublisherBuilder;
 use crate::session::{Command, Handle, Settings, attach_first};
@@ -49,6 +50,7 @@ impl Node {
             name: name.into(),
             instance: DEFAULT_INSTANCE.to_owned(),
             socket: None,
+            claim: Claim::Suffix,
             embedded: false,
             connect_timeout: CONNECT_TIMEOUT,
             standby: STANDBY,
@@ -100,7 +102,36 @@ impl Node {
         drop(before);
     }
 
-    /// Tries to attach at once, if the node is detached and waits before its next attempt.
+    /// Calls `handler` for each other node of this host that is there, and from now on whenever one comes, leaves, dies, or
+    /// becomes slow or stopped; on the node's session thread: it must not block. It takes the place of an earlier one. When
+    /// the dispatcher is replaced, only what changed meanwhile is told.
+    ///
+    /// ```
+    /// use nodeset::{Node, NodeChange};
+    ///
+    /// # let instance = "doc-on-node";
+    /// let node = Node::builder("supervisor").instance(instance).embedded().connect()?;
+    /// node.on_node(|change| match change {
+    ///     NodeChange::Left { node, died: true } => eprintln!("{} died", node.name),
+    ///     NodeChange::Health(node) => eprintln!("{} is {}", node.name, node.health),
+    ///     _ => {}
+    /// });
+    /// # Ok::<(), nodeset::ConnectError>(())
+    /// ```
+    pub fn on_node(&self, handler: impl Fn(&NodeChange) + Send + Sync + 'static) {
+        self.handle.core.command(Command::WatchNodes(Arc::new(handler)));
+    }
+
+    /// Asks the dispatcher for its table: nodes with their health, publications, subscriptions. Opens a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; [`ConnectError::Nobody`] when no dispatcher runs.
+    pub fn list(&self, timeout: Duration) -> Result<Vec<Listing>, ConnectError> {
+        crate::list(&self.handle.core.endpoint, timeout)
+    }
+
+    /// Tries to attach at once, if the node is detached and waits before its next attempt, or was replaced.
     pub fn reconnect_now(&self) {
         self.handle.core.command(Command::ReconnectNow);
     }
@@ -120,6 +151,7 @@ pub struct NodeBuilder {
     name: String,
     instance: String,
     socket: Option<PathBuf>,
+    claim: Claim,
     embedded: bool,
     connect_timeout: Duration,
     standby: Duration,
@@ -143,6 +175,28 @@ impl NodeBuilder {
     /// The dispatcher at that socket, instead of the one that follows from the instance's name.
     pub fn socket(mut self, path: impl AsRef<Path>) -> NodeBuilder {
         self.socket = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The name belongs to this node alone: [`connect`](Self::connect) fails with [`ConnectError::NameTaken`] when a node of
+    /// this host has or asked for it. By default a name that is taken gets a suffix (`mnode-2`), and so does that of a node
+    /// that comes later and does not ask for this.
+    pub fn unique(mut self) -> NodeBuilder {
+        if self.claim == Claim::Suffix {
+            self.claim = Claim::Unique;
+        }
+        self
+    }
+
+    /// Whether this node takes its name over from a node of the same user that has it. That one is told
+    /// ([`NodeEvent::Replaced`]) and detached; its process lives on. A name of another user's node is refused, as by
+    /// [`unique`](Self::unique). Default: false.
+    pub fn replace(mut self, replace: bool) -> NodeBuilder {
+        self.claim = match (replace, self.claim) {
+            (true, _) => Claim::Replace,
+            (false, Claim::Replace) => Claim::Suffix,
+            (false, other) => other,
+        };
         self
     }
 
@@ -182,6 +236,7 @@ impl NodeBuilder {
         let first = attach_first(Settings {
             endpoint,
             name: self.name,
+            claim: self.claim,
             embedded: self.embedded,
             connect_timeout: self.connect_timeout,
             standby: self.standby,

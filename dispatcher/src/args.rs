@@ -77,6 +77,15 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub grace_seconds: Option<Duration>,
 
+    /// A node whose heart has not beaten for so long is called slow; it beats twice a second [default: 1.5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub slow_after: Option<Duration>,
+
+    /// A node whose heart has not beaten for so long is called stopped, as is at once one that was stopped by a signal. Nothing
+    /// else happens to either [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub stopped_after: Option<Duration>,
+
     /// Print what follows from all this, and end
     #[arg(long)]
     pub print_config: bool,
@@ -122,6 +131,8 @@ impl Args {
         set(&mut limits.log_bytes, self.max_log_bytes.map(config::log_bytes));
         set(&mut config.queue_bytes, self.max_queue_bytes);
         set(&mut config.grace, self.grace_seconds);
+        set(&mut config.patience.slow_after, self.slow_after);
+        set(&mut config.patience.stopped_after, self.stopped_after);
         Ok(config)
     }
 }
@@ -142,6 +153,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::Patience;
     use crate::registry::Limits;
 
     #[test]
@@ -157,6 +169,7 @@ mod tests {
             ("--max-links", limits.links),
             ("--max-queue-bytes", config::DEFAULT_QUEUE_BYTES),
             ("--grace-seconds", config::DEFAULT_GRACE.as_secs() as usize),
+            ("--stopped-after", Patience::default().stopped_after.as_secs() as usize),
         ] {
             let about = help.split(option).nth(1).unwrap_or_else(|| panic!("{option} is not in the help"));
             let about = about.split("--").next().unwrap();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
 use nodeset_bus::sys::memory_limit;
 
-use crate::Replace;
 use crate::registry::Limits;
+use crate::{Patience, Replace};
 
 /// bytes; what may wait for a session that does not read
 pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
@@ -31,6 +31,8 @@ pub struct Config {
     pub host: String,
     /// How long a link that only one end named waits for the other end.
     pub grace: Duration,
+    /// From when on a silent node is called slow or stopped.
+    pub patience: Patience,
     /// What is refused.
     pub limits: Limits,
     /// bytes; a session for which more waits is ended
@@ -46,6 +48,7 @@ impl Config {
             replace: Replace::Embedded,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             grace: DEFAULT_GRACE,
+            patience: Patience::default(),
             limits: Limits { log_bytes: log_bytes(u64::MAX), ..Limits::default() },
             queue_bytes: DEFAULT_QUEUE_BYTES,
         }
@@ -68,13 +71,15 @@ pub fn log_bytes(wished: u64) -> u64 {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { endpoint, embedded, replace, host, grace, limits, queue_bytes } = self;
+        let Config { endpoint, embedded, replace, host, grace, patience, limits, queue_bytes } = self;
         let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
         writeln!(f, "socket            {}", endpoint.path().display())?;
         writeln!(f, "host              {host}")?;
         writeln!(f, "embedded          {embedded}")?;
         writeln!(f, "replace           {}", format!("{replace:?}").to_lowercase())?;
         writeln!(f, "grace-seconds     {}", grace.as_secs_f64())?;
+        writeln!(f, "slow-after        {}", patience.slow_after.as_secs_f64())?;
+        writeln!(f, "stopped-after     {}", patience.stopped_after.as_secs_f64())?;
         writeln!(f, "max-nodes         {nodes}")?;
         writeln!(f, "max-publications  {publications}")?;
         writeln!(f, "max-subscriptions {subscriptions}")?;

@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::allocate::{Descriptor, Store, chain, system_failure};
 use crate::health::Health;
+use crate::heartbeats::Heartbeats;
 use crate::registry::{Action, Failure, Handle, Identity, Input, Kind, Registry, SessionId, Settings, Task};
 use crate::session::{Failed, Flushed, Session};
 use crate::shutdown::Command;
@@ -109,6 +110,7 @@ struct EventLoop {
     listings: BTreeSet<SessionId>,
     store: Store,
     health: Health,
+    heartbeats: Heartbeats,
     receiver: Receiver,
     /// Connections may wait to be accepted.
     acceptable: bool,
@@ -139,10 +141,12 @@ impl EventLoop {
             pid: std::process::id(),
             uid: rustix::process::geteuid().as_raw(),
             embedded: config.embedded,
+            started: Instant::now(),
             grace: config.grace,
             limits: config.limits,
             seed: u64::from_ne_bytes(seed),
         });
+        let patience = config.patience;
         Ok(EventLoop {
             config,
             listening,
@@ -157,6 +161,7 @@ impl EventLoop {
             listings: BTreeSet::new(),
             store: Store::default(),
             health: Health::default(),
+            heartbeats: Heartbeats::new(patience),
             receiver: Receiver::new(),
             // Whoever connected before the socket was handed to us is waiting already.
             acceptable: true,
@@ -238,6 +243,10 @@ impl EventLoop {
             self.registry.handle_timeout(now);
             self.carry_out();
         }
+        let changed = self.heartbeats.look(now, |node| self.registry.attached_process(node));
+        for (node, health) in changed {
+            self.handle(Input::Health { node, health });
+        }
         for session in std::mem::take(&mut self.listings) {
             self.list(session);
         }
@@ -250,7 +259,8 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let accept = self.accept_after.filter(|_| self.acceptable);
-        let due = [self.registry.poll_timeout(), accept, self.retry_at].into_iter().flatten().min();
+        let due =
+            [self.registry.poll_timeout(), self.heartbeats.due(), accept, self.retry_at].into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(now))
     }
 
@@ -449,8 +459,10 @@ impl EventLoop {
                     self.done(Task::Check(handle), result);
                 }
                 Action::Forget { handle } => {
-                    if let Handle::PidfdOf(node) = handle {
-                        self.health.forget(self.poll.registry(), node);
+                    match handle {
+                        Handle::PidfdOf(node) => self.health.forget(self.poll.registry(), node),
+                        Handle::PageOf(node) => self.heartbeats.forget(node),
+                        _ => {}
                     }
                     self.store.forget(handle);
                 }
@@ -469,6 +481,11 @@ impl EventLoop {
     }
 
     fn done(&mut self, task: Task, result: Result<(), Failure>) {
+        if let (Task::Check(Handle::PageOf(node)) | Task::Adopt(Handle::PageOf(node)), Ok(())) = (task, &result) {
+            if let Some(Descriptor::Segment(page)) = self.store.look_up(Handle::PageOf(node)).as_deref() {
+                self.heartbeats.add(Instant::now(), node, page);
+            }
+        }
         if let Err(failure) = &result {
             warn!(event = "task_failed", ?task, code = ?failure.code, why = failure.text);
         }

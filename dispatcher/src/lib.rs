@@ -22,8 +22,8 @@
 //!
 //! # Reading order
 //!
-//! [`registry`] decides everything and touches nothing; `event_loop` carries out what it wants, over `session`, `allocate`
-//! and `health`; `socket` takes the socket; [`config`] and [`cli`] make it a program.
+//! [`registry`] decides everything and touches nothing; `event_loop` carries out what it wants, over `session`, `allocate`,
+//! `health` (who is dead) and `heartbeats` (who runs, decided in `pulse`); `socket` takes the socket; [`config`] and [`cli`] make it a program.
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +36,8 @@ mod args;
 mod embedded;
 mod event_loop;
 mod health;
+mod heartbeats;
+mod pulse;
 mod session;
 mod shutdown;
 mod socket;
@@ -46,6 +48,7 @@ pub use config::Config;
 pub use embedded::Embedded;
 pub use event_loop::{Dispatcher, Ended};
 pub use nodeset_bus::protocol::endpoint::Endpoint;
+pub use pulse::Patience;
 pub use shutdown::Shutdown;
 pub use socket::{Holder, Replace, TakeError};
 

@@ -201,7 +201,7 @@ mod tests {
         let limit = 4096;
         let mut sent = 0;
         let failed = loop {
-            match session.send(&ToNode::ForgetPeer { node: NodeId(sent) }, Vec::new(), limit) {
+            match session.send(&ToNode::ForgetPeer { node: NodeId(sent), died: false }, Vec::new(), limit) {
                 Ok(_) => sent += 1,
                 Err(failed) => break failed,
             }
@@ -211,7 +211,7 @@ mod tests {
         let mut received = 0;
         while received <= sent {
             while let Some(next) = receiver.receive::<ToNode>(theirs.as_fd()).unwrap() {
-                assert_eq!(next.message, ToNode::ForgetPeer { node: NodeId(received) });
+                assert_eq!(next.message, ToNode::ForgetPeer { node: NodeId(received), died: false });
                 received += 1;
             }
             session.flush().unwrap();

@@ -120,7 +120,7 @@ fn only_here(path: &Path) {
     wait_for_rows(path, "one node alone", |rows| {
         rows.iter().filter(|row| matches!(row, Listing::Node { .. })).count() == 1
             && rows.iter().all(|row| match row {
-                Listing::Node { name, .. } => name == "here",
+                Listing::Node { state, .. } => state.name == "here",
                 Listing::Publication { links, .. } | Listing::Subscription { links, .. } => *links == 0,
             })
     });

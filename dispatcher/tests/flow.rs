@@ -64,15 +64,15 @@ fn two_nodes_are_linked_and_part() {
     subscriber.raw.send(&ToDispatcher::Unsubscribe { subscription: subscribe.subscription }, &[]);
     publisher.expect_message(ToNode::RemoveLink { link: id });
     publisher.raw.send(&ToDispatcher::LinkRemoved { link: id }, &[]);
-    publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id });
-    subscriber.expect_message(ToNode::ForgetPeer { node: publisher.id });
+    publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id, died: false });
+    subscriber.expect_message(ToNode::ForgetPeer { node: publisher.id, died: false });
 
     publisher.raw.send(&ToDispatcher::Goodbye, &[]);
     publisher.raw.until_closed();
     wait_for_rows(
         &dispatcher.path,
         "the viewer alone",
-        |rows| matches!(rows, [Listing::Node { name, .. }] if name == "viewer"),
+        |rows| matches!(rows, [Listing::Node { state, .. }] if state.name == "viewer"),
     );
 }
 
@@ -89,7 +89,7 @@ fn a_withdrawn_publication_ends_for_its_subscribers() {
     publisher.raw.send(&ToDispatcher::Unadvertise { publication: advertise.publication }, &[]);
     subscriber.expect_message(ToNode::LinkEnded { link: listed.link, reason: EndReason::Withdrawn });
     subscriber.raw.send(&ToDispatcher::LinkLeft { link: listed.link, evicted: false }, &[]);
-    publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id });
+    publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id, died: false });
 }
 
 #[test]

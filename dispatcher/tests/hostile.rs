@@ -61,7 +61,7 @@ fn garbage_ends_only_its_session_and_says_why() {
     let dispatcher = Running::start(directory.path());
     let path = &dispatcher.path;
     let mut peaceful = Peaceful::attach(path);
-    let hello = Hello { node: NodeId(random()), name: "x".to_owned(), tool: true, handing_back: false };
+    let hello = Hello::tool(NodeId(random()), "x");
     let good = record::encode(&ToDispatcher::Hello(hello)).unwrap();
 
     // Another version.
@@ -285,7 +285,7 @@ fn without_descriptors_whoever_connects_hears_why() {
     let (mut crowd, mut refused) = (Vec::new(), Vec::new());
     for _ in 0..64 {
         let mut raw = Raw::connect(&path);
-        let hello = Hello { node: NodeId(random()), name: "tool".to_owned(), tool: true, handing_back: false };
+        let hello = Hello::tool(NodeId(random()), "tool");
         // It may be refused before it says a word.
         raw.try_send(&ToDispatcher::Hello(hello));
         match raw.next() {
@@ -301,7 +301,7 @@ fn without_descriptors_whoever_connects_hears_why() {
     }
     // One that was accepted in time brings a descriptor for which there is no room.
     let (life_line, _end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let hello = Hello { node: NodeId(random()), name: "early".to_owned(), tool: false, handing_back: false };
+    let hello = Hello::new(NodeId(random()), "early");
     early.send(&ToDispatcher::Hello(hello), &[life_line.as_fd()]);
     let (code, text) = refusal(&early.until_closed());
     assert_eq!(code, RefusalCode::Limit);
@@ -332,7 +332,7 @@ fn without_descriptors_whoever_connects_hears_why() {
     drop(crowd);
     wait_until("room", || {
         let mut raw = Raw::connect(&path);
-        let hello = Hello { node: NodeId(random()), name: "tool".to_owned(), tool: true, handing_back: false };
+        let hello = Hello::tool(NodeId(random()), "tool");
         raw.try_send(&ToDispatcher::Hello(hello));
         matches!(raw.next(), Some((ToNode::Welcome(_), _)))
     });

@@ -43,9 +43,12 @@
 #![allow(missing_docs, reason = "the archived forms that rkyv derives have fields without documentation")]
 
 pub mod endpoint;
+mod naming;
 pub mod record;
 
 use rkyv::{Archive, Deserialize, Serialize};
+
+pub use naming::{Claim, Health, Hello, NameHolder, NodeState};
 
 use crate::message::Schema;
 
@@ -97,20 +100,6 @@ pub struct LinkId {
     pub epoch: u64,
     /// Who reads it.
     pub subscription: SubscriptionId,
-}
-
-/// What a node says first. Attached: the read end of its life-line pipe (hangs up when the process is gone or has
-/// executed another program), then, when `handing_back`, its sealed node page.
-#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
-pub struct Hello {
-    /// Chosen at random by the node.
-    pub node: NodeId,
-    /// The name asked for; the dispatcher may add a suffix (`mnode-2`).
-    pub name: String,
-    /// A program that only asks (`nodeset list`): no page is made for it, it cannot publish or subscribe.
-    pub tool: bool,
-    /// The node was attached to a dispatcher before and brings what it holds.
-    pub handing_back: bool,
 }
 
 /// How a publication's log is laid out.
@@ -245,6 +234,9 @@ pub enum ToDispatcher {
     },
     /// Asks for the table: answered by `Listing`s and `ListingEnd`.
     List,
+    /// Asks to be told of all nodes of this host, now and whenever something about one changes, until the session ends:
+    /// `NodeIs`, `NodeGone`, `NodesComplete`.
+    WatchNodes,
     /// A dispatcher that starts asks the one that is there to leave the socket to it; answered by `Leaving` with the
     /// listening socket attached, or by `Refused`.
     Replace {
@@ -394,12 +386,10 @@ pub enum EndReason {
 pub enum Listing {
     /// A node.
     Node {
-        /// Its name.
-        name: String,
-        /// Its process.
-        pid: u32,
-        /// Its user.
-        uid: u32,
+        /// Who and how it is.
+        state: NodeState,
+        /// It has a session with this dispatcher.
+        attached: bool,
     },
     /// A publication.
     Publication {
@@ -476,6 +466,8 @@ pub enum ToNode {
     ForgetPeer {
         /// Which node.
         node: NodeId,
+        /// Its process died.
+        died: bool,
     },
     /// One of the receiver's own signal pages (attached).
     OwnSignal {
@@ -518,6 +510,28 @@ pub enum ToNode {
         /// Why.
         reason: EndReason,
     },
+    /// Another node has the name that the receiver asked for: the session is over.
+    NameTaken(NameHolder),
+    /// That node has taken the receiver's name: the session is over. The receiver keeps its links, and does not come back
+    /// by itself.
+    Replaced(NameHolder),
+    /// The receiver has this name from now on: a node that had its name before came back.
+    Renamed {
+        /// The new one.
+        name: String,
+    },
+    /// To who watches: a node is there, or something about it changed.
+    NodeIs(NodeState),
+    /// To who watches: a node is not there any more.
+    NodeGone {
+        /// Which one.
+        node: NodeId,
+        /// Its process died; else it said goodbye.
+        died: bool,
+    },
+    /// To who watches: whoever could come back after this dispatcher's start has had the time to. Nodes of which this
+    /// dispatcher has not said that they are there are gone.
+    NodesComplete,
     /// One row of the table.
     Listing(Listing),
     /// The table is complete.

@@ -353,7 +353,7 @@ mod tests {
     fn a_message_arrives_with_its_descriptors_closed_on_exec() {
         let (ours, theirs) = pair();
         let bell = crate::sys::Bell::new().unwrap();
-        let message = ToNode::ForgetPeer { node: NodeId(7) };
+        let message = ToNode::ForgetPeer { node: NodeId(7), died: false };
         send(ours.as_fd(), &message, &[bell.as_fd(), bell.as_fd()]).unwrap();
         let mut receiver = Receiver::new();
         let received = receiver.receive::<ToNode>(theirs.as_fd()).unwrap().unwrap();
@@ -369,12 +369,7 @@ mod tests {
     #[test]
     fn too_much_for_a_record_is_said() {
         let (ours, _theirs) = pair();
-        let long = ToDispatcher::Hello(crate::protocol::Hello {
-            node: NodeId(1),
-            name: "x".repeat(MAX_RECORD),
-            tool: false,
-            handing_back: false,
-        });
+        let long = ToDispatcher::Hello(crate::protocol::Hello::new(NodeId(1), "x".repeat(MAX_RECORD)));
         assert!(matches!(send(ours.as_fd(), &long, &[]), Err(SendError::TooLarge { what: "bytes", .. })));
         let many = vec![ours.as_fd(); MAX_DESCRIPTORS + 1];
         let error = send(ours.as_fd(), &ToDispatcher::List, &many).unwrap_err();
@@ -430,7 +425,7 @@ mod tests {
         let (ours, theirs) = pair();
         let hello = |len| {
             let name = "x".repeat(len);
-            ToDispatcher::Hello(Hello { node: NodeId(1), name, tool: false, handing_back: false })
+            ToDispatcher::Hello(Hello::new(NodeId(1), name))
         };
         let longest = (0..MAX_RECORD).rev().map(hello).find(|it| encode(it).is_ok()).unwrap();
         assert!(encode(&longest).unwrap().len() > MAX_RECORD - 8);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Detached --connect, Hello--> Greeting --Welcome--> Attached --hang-up, Leaving, refusal--> Detached
+//! Greeting, Attached --another node has the name--> Away --reconnect_now--> Detached
 //! ```
 //!
 //! Where nobody listens, a node that may do so starts a dispatcher on a thread of its own process: at once if the last one
@@ -15,7 +16,7 @@ use nodeset_bus::memory::{Segment, SharedWords};
 use nodeset_bus::page::{NODE_PAGE_LEN, NodePage};
 use nodeset_bus::protocol::endpoint::Endpoint;
 use nodeset_bus::protocol::record::Received;
-use nodeset_bus::protocol::{About, Hello, NodeId, ToDispatcher, ToNode, Welcome};
+use nodeset_bus::protocol::{About, Claim, Hello, NameHolder, NodeId, ToDispatcher, ToNode, Welcome};
 use nodeset_bus::sys::Bell;
 use nodeset_bus::topic::check_node_name;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,7 +38,9 @@ const GREETING: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
+    /// The one that it asks for.
     pub(crate) name: String,
+    pub(crate) claim: Claim,
     /// This node may run a dispatcher.
     pub(crate) embedded: bool,
     pub(crate) connect_timeout: Duration,
@@ -66,8 +69,16 @@ pub(crate) struct Attachment {
 
 enum State {
     Attached(Connection),
-    Greeting { connection: Connection, until: Instant },
-    Detached { since: Instant, retry_at: Instant },
+    Greeting {
+        connection: Connection,
+        until: Instant,
+    },
+    Detached {
+        since: Instant,
+        retry_at: Instant,
+    },
+    /// Another node has its name: it comes back only when it is told to.
+    Away,
 }
 
 /// Attaches a new node.
@@ -83,7 +94,7 @@ pub(crate) fn attach_first(settings: Settings) -> Result<First, ConnectError> {
     let (lifeline, lifeline_end) = pipe_with(PipeFlags::CLOEXEC).map_err(ConnectError::system("making a pipe"))?;
     let lifeline = Arc::new(lifeline);
     let id = NodeId(random());
-    let hello = Hello { node: id, name: settings.name.clone(), tool: false, handing_back: false };
+    let hello = Hello { claim: settings.claim, ..Hello::new(id, &settings.name) };
     let mut outbox = Outbox::new();
     outbox.push_back((ToDispatcher::Hello(hello), vec![AttachedDescriptor::Descriptor(Arc::clone(&lifeline))]));
     connection.flush(&mut outbox)?;
@@ -98,6 +109,7 @@ pub(crate) fn attach_first(settings: Settings) -> Result<First, ConnectError> {
     let (sender, commands) = unbounded();
     let core = Core {
         id,
+        endpoint: settings.endpoint.clone(),
         page,
         page_segment: Arc::new(segment),
         lifeline,
@@ -164,7 +176,7 @@ pub(crate) fn ask_for_table(
     mut row: impl FnMut(ToNode) -> bool,
 ) -> Result<(), ConnectError> {
     let mut connection = Connection::open(endpoint)?;
-    let hello = Hello { node: NodeId(random()), name: "list".to_owned(), tool: true, handing_back: false };
+    let hello = Hello::tool(NodeId(random()), "list");
     let mut outbox = Outbox::from([(ToDispatcher::Hello(hello), Vec::new()), (ToDispatcher::List, Vec::new())]);
     connection.flush(&mut outbox)?;
     while row(next_message(&mut connection, endpoint, deadline, timeout)?.message) {}
@@ -182,6 +194,9 @@ fn next_message(
         if let Some(received) = connection.receive()? {
             return match received.message {
                 ToNode::Refused { about: About::Session, code, text } => Err(ConnectError::Refused { code, text }),
+                ToNode::NameTaken(NameHolder { name, pid, uid, seconds }) => {
+                    Err(ConnectError::NameTaken { name, pid, uid, held_for: Duration::from_secs(seconds) })
+                }
                 message => Ok(Received { message, descriptors: received.descriptors }),
             };
         }
@@ -212,7 +227,7 @@ impl Attachment {
     pub(super) fn connection(&mut self) -> Option<&mut Connection> {
         match &mut self.state {
             State::Attached(connection) | State::Greeting { connection, .. } => Some(connection),
-            State::Detached { .. } => None,
+            State::Detached { .. } | State::Away => None,
         }
     }
 
@@ -227,7 +242,7 @@ impl Attachment {
     /// When [`step`](Self::step) has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match self.state {
-            State::Attached(_) => None,
+            State::Attached(_) | State::Away => None,
             State::Greeting { until, .. } => Some(until),
             State::Detached { retry_at, .. } => Some(retry_at),
         }
@@ -235,9 +250,17 @@ impl Attachment {
 
     /// Tries again at once.
     pub(super) fn hurry(&mut self) {
-        if let State::Detached { retry_at, .. } = &mut self.state {
-            *retry_at = Instant::now();
+        let now = Instant::now();
+        match &mut self.state {
+            State::Detached { retry_at, .. } => *retry_at = now,
+            State::Away => self.state = State::Detached { since: now, retry_at: now },
+            State::Attached(_) | State::Greeting { .. } => {}
         }
+    }
+
+    /// No longer attached, nor trying to be.
+    pub(super) fn stay_away(&mut self) {
+        self.state = State::Away;
     }
 
     pub(super) fn detach(&mut self, now: Instant) {
@@ -245,6 +268,7 @@ impl Attachment {
             State::Attached(_) => now,
             State::Greeting { .. } => now.checked_sub(self.backoff).unwrap_or(now),
             State::Detached { since, .. } => since,
+            State::Away => now,
         };
         // At once the first time: a successor may be there.
         let wait = if matches!(self.state, State::Attached(_)) { Duration::ZERO } else { self.next_backoff() };
@@ -290,7 +314,10 @@ impl Attachment {
             other => other,
         };
         let said = opened.and_then(|connection| {
-            let hello = Hello { node: core.id, name: core.info().name.to_string(), tool: false, handing_back: true };
+            // It takes a name over once, when it is new.
+            let claim = if self.settings.claim.is_exact() { Claim::Unique } else { Claim::Suffix };
+            let name = self.settings.name.clone();
+            let hello = Hello { name, claim, ..Hello::back(core.id, &*core.info().name) };
             let attached = vec![
                 AttachedDescriptor::Descriptor(Arc::clone(&core.lifeline)),
                 AttachedDescriptor::Segment(Arc::clone(&core.page_segment)),

@@ -7,6 +7,7 @@
 mod attach;
 mod connection;
 mod hand_back;
+mod nodes;
 mod peers;
 mod publications;
 mod subscriptions;
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
 use nodeset_bus::memory::{Segment, SharedWords};
-use nodeset_bus::page::NodePage;
-use nodeset_bus::protocol::{LinkId, NodeId, PublicationId, SubscriptionId, ToDispatcher, ToNode, Welcome};
+use nodeset_bus::page::{HEARTBEAT_EVERY, NodePage};
+use nodeset_bus::protocol::endpoint::Endpoint;
+use nodeset_bus::protocol::{LinkId, NameHolder, NodeId, PublicationId, SubscriptionId, ToDispatcher, ToNode, Welcome};
 use nodeset_bus::sys::Bell;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, error, info, warn};
@@ -31,9 +33,10 @@ pub(crate) use publications::{AdvertiseRequest, PublicationShared};
 pub(crate) use subscriptions::{Arrival, Port, Publisher as PublisherInfo, SubscribeRequest, SubscriptionShared};
 
 use crate::error::ConnectError;
-use crate::event::{Handler, NodeEvent};
+use crate::event::{Handler, NodeChange, NodeEvent, NodeHandler};
 use crate::wait::Waiter;
 use connection::{Connection, Outbox};
+use nodes::Nodes;
 use table::Table;
 
 /// Messages taken in one turn, so that commands are not kept waiting.
@@ -44,6 +47,8 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 /// What the threads of a node share.
 pub(crate) struct Core {
     pub(crate) id: NodeId,
+    /// Where its dispatchers listen.
+    pub(crate) endpoint: Endpoint,
     pub(crate) page: Arc<NodePage<SharedWords>>,
     /// The page's memory, to hand it back.
     pub(crate) page_segment: Arc<Segment>,
@@ -81,6 +86,8 @@ pub(crate) enum Command {
     GivenUp(LinkId),
     /// An inlet and all its pins are gone.
     Released(LinkId, u16),
+    /// Tell of the other nodes of this host.
+    WatchNodes(NodeHandler),
     ReconnectNow,
     Leave,
 }
@@ -123,7 +130,7 @@ impl Handle {
             let table = Table::new(Arc::clone(&core), handle.clone());
             let of_thread = Arc::clone(&core);
             let thread = std::thread::Builder::new().name("nodeset-session".to_owned()).spawn(move || match table {
-                Ok(table) => Session { core: of_thread, commands, table, attachment, outbox: Outbox::new() }.run(),
+                Ok(table) => Session::new(of_thread, commands, table, attachment).run(),
                 Err(errno) => error!(event = "session_failed", %errno),
             });
             let thread = match thread {
@@ -161,9 +168,24 @@ struct Session {
     table: Table,
     attachment: Attachment,
     outbox: Outbox,
+    nodes: Nodes,
+    /// Who wants to hear of them.
+    node_handler: Option<NodeHandler>,
 }
 
 impl Session {
+    fn new(core: Arc<Core>, commands: Receiver<Command>, table: Table, attachment: Attachment) -> Session {
+        Session {
+            core,
+            commands,
+            table,
+            attachment,
+            outbox: Outbox::new(),
+            nodes: Nodes::default(),
+            node_handler: None,
+        }
+    }
+
     fn run(mut self) {
         let mut heartbeat = 0;
         loop {
@@ -193,6 +215,7 @@ impl Session {
                 Command::Evicted(link) => self.table.evicted(link),
                 Command::GivenUp(link) => self.table.given_up(link),
                 Command::Released(link, tag) => self.table.released(link, tag, &mut self.outbox),
+                Command::WatchNodes(handler) => self.watch_nodes(handler),
                 Command::ReconnectNow => self.attachment.hurry(),
                 Command::Leave => return true,
             }
@@ -224,6 +247,21 @@ impl Session {
                 self.core.tell(&NodeEvent::Refused { reason: text.clone() });
                 self.detach(&text);
             }
+            ToNode::Replaced(by) | ToNode::NameTaken(by) => self.replaced(by),
+            ToNode::Renamed { name } => self.renamed(name.into()),
+            ToNode::NodeIs(state) if state.node == self.core.id => {}
+            ToNode::NodeIs(state) => {
+                let changes = self.nodes.is(state);
+                self.tell_changes(changes);
+            }
+            ToNode::NodeGone { node, died } => {
+                let changes = self.nodes.gone(node, died);
+                self.tell_changes(changes);
+            }
+            ToNode::NodesComplete => {
+                let changes = self.nodes.complete();
+                self.tell_changes(changes);
+            }
             other => self.table.on_message(other, descriptors, &mut self.outbox),
         }
     }
@@ -235,14 +273,59 @@ impl Session {
         }
         self.outbox.push_back((ToDispatcher::PageReady, Vec::new()));
         self.table.hand_back(&mut self.outbox);
+        if self.node_handler.is_some() {
+            self.outbox.push_back((ToDispatcher::WatchNodes, Vec::new()));
+        }
         attached(&self.core, &welcome);
+    }
+
+    fn watch_nodes(&mut self, handler: NodeHandler) {
+        if self.node_handler.replace(handler).is_none() {
+            self.outbox.push_back((ToDispatcher::WatchNodes, Vec::new()));
+        } else {
+            let present = self.nodes.present();
+            self.tell_changes(present);
+        }
+    }
+
+    fn tell_changes(&self, changes: impl IntoIterator<Item = NodeChange>) {
+        let Some(handler) = &self.node_handler else { return };
+        for change in changes {
+            if catch_unwind(AssertUnwindSafe(|| handler(&change))).is_err() {
+                error!(event = "handler_panicked", on = ?change);
+            }
+        }
+    }
+
+    fn renamed(&mut self, name: Arc<str>) {
+        let mut info = self.core.info.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut info.name, Arc::clone(&name));
+        drop(info);
+        info!(event = "renamed", from = &*before, to = &*name);
+        self.core.tell(&NodeEvent::Renamed { name });
+    }
+
+    /// Another node has the name: this one stays away until it is told to come.
+    fn replaced(&mut self, by: NameHolder) {
+        self.outbox.clear();
+        self.nodes.doubt();
+        self.attachment.stay_away();
+        self.set_detached();
+        let NameHolder { name, pid, uid, .. } = by;
+        info!(event = "replaced", name, by_pid = pid, by_uid = uid);
+        self.core.tell(&NodeEvent::Replaced { name: name.into(), pid, uid });
+    }
+
+    /// Says whether it was attached.
+    fn set_detached(&self) -> bool {
+        std::mem::replace(&mut self.core.info.lock().unwrap_or_else(PoisonError::into_inner).attached, false)
     }
 
     fn detach(&mut self, reason: &str) {
         self.outbox.clear();
+        self.nodes.doubt();
         self.attachment.detach(Instant::now());
-        let was = std::mem::replace(&mut self.core.info.lock().unwrap_or_else(PoisonError::into_inner).attached, false);
-        if was {
+        if self.set_detached() {
             info!(event = "detached", reason);
             self.core.tell(&NodeEvent::Detached { reason: reason.to_owned() });
         } else {
@@ -274,6 +357,9 @@ impl Session {
         let now = Instant::now();
         let timeout = if more {
             Some(Duration::ZERO)
+        } else if self.attachment.attached().is_some() {
+            // The dispatcher looks whether the heart beats.
+            Some(HEARTBEAT_EVERY)
         } else {
             self.attachment.wake_at().map(|at| at.saturating_duration_since(now))
         };

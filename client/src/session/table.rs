@@ -164,7 +164,7 @@ impl Table {
                 let node = peer.name.clone();
                 complain(&node, self.peers.introduce(peer, descriptors));
             }
-            ToNode::ForgetPeer { node } => {
+            ToNode::ForgetPeer { node, .. } => {
                 if !self.has_links_with(node) {
                     self.peers.forget(node);
                 }
@@ -182,7 +182,16 @@ impl Table {
             }
             ToNode::LinkEnded { link, reason } => self.link_ended(link, reason, outbox),
             // Of the session itself, or for tools.
-            ToNode::Welcome(_) | ToNode::Leaving | ToNode::Listing(_) | ToNode::ListingEnd => {}
+            ToNode::Welcome(_)
+            | ToNode::Leaving
+            | ToNode::NameTaken(_)
+            | ToNode::Replaced(_)
+            | ToNode::Renamed { .. }
+            | ToNode::NodeIs(_)
+            | ToNode::NodeGone { .. }
+            | ToNode::NodesComplete
+            | ToNode::Listing(_)
+            | ToNode::ListingEnd => {}
         }
     }
 

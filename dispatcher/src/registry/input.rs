@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nodeset_bus::protocol::{NodeId, RefusalCode, ToDispatcher};
+use nodeset_bus::protocol::{Health, NodeId, RefusalCode, ToDispatcher};
 
 use super::Task;
 
@@ -69,6 +69,13 @@ pub enum Input {
     Died {
         /// Which node.
         node: NodeId,
+    },
+    /// A node's heart beats again, or beats are missing.
+    Health {
+        /// Which node.
+        node: NodeId,
+        /// How it is now.
+        health: Health,
     },
     /// A task that an action gave is done, or failed.
     Done {

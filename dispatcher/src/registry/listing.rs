@@ -33,8 +33,7 @@ impl ListCursor {
                 Stage::Nodes(after) => match registry.nodes.range((after, Bound::Unbounded)).next() {
                     Some((&id, node)) => {
                         self.stage = Stage::Nodes(Bound::Excluded(id));
-                        let (name, pid, uid) = (node.name.clone(), node.identity.pid, node.identity.uid);
-                        return Some(Listing::Node { name, pid, uid });
+                        return Some(Listing::Node { state: node.state(id), attached: node.session.is_some() });
                     }
                     None => self.stage = Stage::Publications(Bound::Unbounded),
                 },

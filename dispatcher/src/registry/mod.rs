@@ -32,17 +32,19 @@ mod limits;
 mod lines;
 mod link;
 mod listing;
+mod naming;
 mod node;
 mod pairing;
 mod session;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod watchers;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use nodeset_bus::protocol::{About, LinkId, NodeId, PublicationId, RefusalCode, SubscriptionId, ToNode};
+use nodeset_bus::protocol::{About, EndReason, LinkId, NodeId, PublicationId, RefusalCode, SubscriptionId, ToNode};
 use tracing::{debug, warn};
 
 pub use action::{Action, Handle, Kind, Task};
@@ -66,7 +68,9 @@ pub struct Settings {
     pub uid: u32,
     /// The dispatcher runs on a thread of some node's process.
     pub embedded: bool,
-    /// How long a link that only one end named waits for the other end.
+    /// When it started: until the grace period after it is over, nodes come back that an earlier dispatcher had.
+    pub started: Instant,
+    /// How long a link that only one end named waits for the other end, and names wait for those who had them.
     pub grace: Duration,
     /// What is refused.
     pub limits: Limits,
@@ -80,9 +84,12 @@ pub struct Registry {
     settings: Settings,
     sessions: BTreeMap<SessionId, Session>,
     nodes: BTreeMap<NodeId, Node>,
-    names: BTreeSet<String>,
-    /// Nodes that are gone while a link still names them; their ids cannot be used again yet.
-    departed: BTreeSet<NodeId>,
+    /// Who has which name; each node has one.
+    names: BTreeMap<String, NodeId>,
+    /// Nodes that are gone, and how, while a link still names them; their ids cannot be used again yet.
+    departed: BTreeMap<NodeId, EndReason>,
+    /// Watchers were told that all who could come back have had the time to.
+    settled: bool,
     publications: BTreeMap<PublicationId, Publication>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     topics: BTreeMap<String, TopicEnds>,
@@ -101,8 +108,9 @@ impl Registry {
             settings,
             sessions: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            names: BTreeSet::new(),
-            departed: BTreeSet::new(),
+            names: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            settled: false,
             publications: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             topics: BTreeMap::new(),
@@ -120,6 +128,7 @@ impl Registry {
             Input::Message { session, message, descriptors } => self.on_message(now, session, message, descriptors),
             Input::Closed { session } => self.on_closed(session),
             Input::Died { node } => self.on_died(node),
+            Input::Health { node, health } => self.on_health(node, health),
             Input::Done { task, result } => self.on_done(task, result),
         }
     }
@@ -131,12 +140,13 @@ impl Registry {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.halves.values().flatten().min().copied()
+        self.halves.values().flatten().copied().chain(self.settles_for_watchers()).min()
     }
 
     /// Does what is due at `now`; does nothing when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire_halves(now);
+        self.settle_nodes(now);
     }
 
     /// Whether nobody and nothing is in the table.
@@ -151,6 +161,11 @@ impl Registry {
             && self.links.is_empty()
             && self.halves.is_empty()
             && self.shared.is_empty()
+    }
+
+    /// The process of a node that has a session.
+    pub fn attached_process(&self, node: NodeId) -> Option<u32> {
+        self.nodes.get(&node).filter(|node| node.session.is_some()).map(|node| node.identity.pid)
     }
 
     /// The sessions that exist.

@@ -1,9 +1,12 @@
 //! A node in the table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use nodeset_bus::protocol::{End, EndReason, LinkId, NodeId, PublicationId, SubscriptionId, ToNode};
-use tracing::info;
+use nodeset_bus::protocol::{
+    End, EndReason, Health, Hello, LinkId, NameHolder, NodeId, PublicationId, SubscriptionId, ToNode,
+};
+use tracing::{debug, info};
 
 use super::lines::{Lines, Slots};
 use super::link::{PublisherEnd, SubscriberEnd};
@@ -41,11 +44,26 @@ pub(super) struct Introduced {
 /// A node, from its hello until its process is dead or it said goodbye.
 #[derive(Debug)]
 pub(super) struct Node {
+    /// The one that it has; nobody else has it.
     pub(super) name: String,
+    /// The one that it asked for.
+    pub(super) base_name: String,
+    /// It wants no other one.
+    pub(super) exact: bool,
+    pub(super) named_at: Instant,
+    /// An earlier dispatcher had it.
+    pub(super) returned: bool,
+    /// Who took its name while it had no session to be told.
+    pub(super) replaced_by: Option<NameHolder>,
+    pub(super) health: Health,
+    /// Watchers were told that it is there.
+    pub(super) announced: bool,
     pub(super) identity: Identity,
     /// `None`: it hung up, its process lives.
     pub(super) session: Option<SessionId>,
     pub(super) stage: Stage,
+    /// It is about to leave the table.
+    pub(super) ending: Option<EndReason>,
     /// It has not yet said all that it holds.
     pub(super) handing_back: bool,
     /// Ends of links that it named since it came back.
@@ -62,11 +80,19 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(name: String, identity: Identity, before_first_tag: u16) -> Node {
+    pub(super) fn new(now: Instant, hello: &Hello, name: String, identity: Identity, before_first_tag: u16) -> Node {
         Node {
             name,
+            base_name: hello.name.clone(),
+            exact: hello.claim.is_exact(),
+            named_at: now,
+            returned: hello.handing_back,
+            replaced_by: None,
+            health: Health::Alive,
+            announced: false,
             identity,
             session: None,
+            ending: None,
             stage: Stage::Arriving,
             handing_back: false,
             named: BTreeSet::new(),
@@ -128,12 +154,16 @@ impl Registry {
             Stage::Arriving if node.handing_back => {
                 node.stage = Stage::Ready;
                 self.welcome(session, id, Vec::new());
+                self.announce(id);
             }
             Stage::Arriving => {
                 node.stage = Stage::Greeted;
                 self.welcome(session, id, vec![Handle::PageOf(id)]);
             }
-            Stage::Checking => node.stage = Stage::Ready,
+            Stage::Checking => {
+                node.stage = Stage::Ready;
+                self.announce(id);
+            }
             Stage::Greeted | Stage::Ready => {}
         }
     }
@@ -160,7 +190,8 @@ impl Registry {
             self.drop_node(id, EndReason::Withdrawn);
             return;
         }
-        info!(event = "node_detached", node = %id, name = node.name);
+        // What matters follows: the node is gone, or it attaches again.
+        debug!(event = "node_detached", node = %id, name = node.name);
         let unfinished: Vec<_> =
             node.publications.iter().filter(|it| !self.publications[it].is_live()).copied().collect();
         for publication in unfinished {
@@ -175,13 +206,16 @@ impl Registry {
 
     /// Takes a node out of the table, with all it had.
     pub(super) fn drop_node(&mut self, id: NodeId, reason: EndReason) {
+        let links = self.links_of(id).len();
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.ending = Some(reason);
         if let Some(session) = node.session.take() {
             self.sessions.remove(&session);
             self.actions.push_back(Action::Close { session });
         }
         let publications: Vec<_> = node.publications.iter().copied().collect();
         let subscriptions: Vec<_> = node.subscriptions.iter().copied().collect();
+        let counts = [publications.len(), subscriptions.len()];
         for publication in publications {
             self.drop_publication(publication, reason);
         }
@@ -198,10 +232,22 @@ impl Registry {
             }
         }
         let Some(node) = self.nodes.remove(&id) else { return };
-        info!(event = "node_gone", node = %id, name = node.name, ?reason);
+        info!(
+            event = "node_gone",
+            node = %id,
+            name = node.name,
+            pid = node.identity.pid,
+            died = reason == EndReason::Died,
+            publications = counts[0],
+            subscriptions = counts[1],
+            links
+        );
         self.names.remove(&node.name);
         if self.has_shared(id) {
-            self.departed.insert(id);
+            self.departed.insert(id, reason);
+        }
+        if node.announced {
+            self.tell_watchers_gone(id, reason);
         }
         let handles = node.bells.keys().map(|&uid| Handle::BellOf(id, uid));
         let handles = handles.chain(node.signals.keys().map(|&uid| Handle::SignalOf(id, uid)));

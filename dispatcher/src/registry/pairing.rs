@@ -322,10 +322,12 @@ impl Registry {
         self.shared.remove(&key);
         for (forgetful, forgotten) in [(one, other), (other, one)] {
             let known = self.nodes.get_mut(&forgetful).and_then(|node| node.introduced.remove(&forgotten));
+            let ended = self.departed.get(&forgotten).copied();
+            let died = ended.or_else(|| self.nodes.get(&forgotten)?.ending) == Some(EndReason::Died);
             if known.is_some_and(|known| known.peer || known.signal) {
-                self.send(forgetful, ToNode::ForgetPeer { node: forgotten }, Vec::new());
+                self.send(forgetful, ToNode::ForgetPeer { node: forgotten, died }, Vec::new());
             }
-            if self.departed.contains(&forgotten) && !self.has_shared(forgotten) {
+            if self.departed.contains_key(&forgotten) && !self.has_shared(forgotten) {
                 self.departed.remove(&forgotten);
             }
         }

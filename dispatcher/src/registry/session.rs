@@ -6,6 +6,7 @@ use nodeset_bus::protocol::{About, EndReason, Hello, NodeId, RefusalCode, ToDisp
 use nodeset_bus::topic;
 use tracing::info;
 
+use super::naming::NoName;
 use super::node::{Node, Stage};
 use super::{Action, Failure, Handle, Identity, Kind, Registry, SessionId};
 
@@ -28,11 +29,13 @@ enum Role {
 pub(super) struct Session {
     identity: Identity,
     role: Role,
+    /// It wants to hear of all nodes.
+    pub(super) watches: bool,
 }
 
 impl Session {
     pub(super) fn new(identity: Identity) -> Session {
-        Session { identity, role: Role::New }
+        Session { identity, role: Role::New, watches: false }
     }
 }
 
@@ -41,12 +44,13 @@ impl Registry {
         let Some(role) = self.sessions.get(&session).map(|it| it.role) else { return };
         match (role, message) {
             (_, ToDispatcher::Replace { standalone }) => self.replace(session, standalone),
-            (Role::New, ToDispatcher::Hello(hello)) => self.hello(session, hello, descriptors),
+            (Role::New, ToDispatcher::Hello(hello)) => self.hello(now, session, hello, descriptors),
             (Role::New, _) => self.refuse_session(session, RefusalCode::Protocol, "the first message must be `Hello`"),
             (_, ToDispatcher::Hello(_)) => {
                 self.refuse_session(session, RefusalCode::Protocol, "a session says `Hello` once: connect again");
             }
             (_, ToDispatcher::List) => self.actions.push_back(Action::List { session }),
+            (_, ToDispatcher::WatchNodes) => self.watch_nodes(now, session),
             (Role::Tool, ToDispatcher::Goodbye) => self.close(session),
             (Role::Tool, _) => self.refuse_session(
                 session,
@@ -96,13 +100,18 @@ impl Registry {
             ToDispatcher::LinkRemoved { link } => self.link_removed(node, link),
             ToDispatcher::LinkLeft { link, evicted } => self.link_left(node, link, evicted),
             // Sorted out before.
-            ToDispatcher::Hello(_) | ToDispatcher::PageReady | ToDispatcher::List | ToDispatcher::Replace { .. } => {}
+            ToDispatcher::Hello(_)
+            | ToDispatcher::PageReady
+            | ToDispatcher::List
+            | ToDispatcher::WatchNodes
+            | ToDispatcher::Replace { .. } => {}
         }
     }
 
-    fn hello(&mut self, session: SessionId, hello: Hello, descriptors: usize) {
+    fn hello(&mut self, now: Instant, session: SessionId, hello: Hello, descriptors: usize) {
         let Some(identity) = self.sessions.get(&session).map(|it| it.identity) else { return };
-        if let Err(error) = topic::check_node_name(&hello.name) {
+        let names = [Some(&hello.name), hello.held_name.as_ref()];
+        if let Err(error) = names.into_iter().flatten().try_for_each(|name| topic::check_node_name(name)) {
             self.refuse_session(session, RefusalCode::Invalid, error.to_string());
             return;
         }
@@ -133,12 +142,15 @@ impl Registry {
                 self.close(old);
             }
         }
-        if self.departed.contains(&hello.node) {
+        if self.departed.contains_key(&hello.node) {
             let text = format!("node {} was here before and others still let go of it: draw a new id", hello.node);
             self.refuse_session(session, RefusalCode::Denied, text);
             return;
         }
-        if !self.nodes.contains_key(&hello.node) && !self.add_node(session, &hello, identity) {
+        let known = self.nodes.contains_key(&hello.node);
+        let named =
+            if known { self.confirm_name(now, session, &hello) } else { self.add_node(now, session, &hello, identity) };
+        if !named {
             return;
         }
         let Some(node) = self.nodes.get_mut(&hello.node) else { return };
@@ -159,34 +171,31 @@ impl Registry {
         self.actions.push_back(Action::Watch { session, node: hello.node });
     }
 
-    fn add_node(&mut self, session: SessionId, hello: &Hello, identity: Identity) -> bool {
+    fn add_node(&mut self, now: Instant, session: SessionId, hello: &Hello, identity: Identity) -> bool {
         let limit = self.settings.limits.nodes;
         if self.nodes.len() >= limit {
             let text = format!("this dispatcher takes {limit} nodes: end some, or start it with a higher --max-nodes");
             self.refuse_session(session, RefusalCode::Limit, text);
             return false;
         }
-        let Some(name) = self.free_name(&hello.name) else {
-            let text = "the name is taken and too long for a suffix: choose a shorter one";
-            self.refuse_session(session, RefusalCode::Invalid, text);
-            return false;
+        let name = match self.claim_name(now, hello, identity) {
+            Ok(name) => name,
+            Err(NoName::Taken(holder)) => {
+                self.refuse_name(session, holder);
+                return false;
+            }
+            Err(NoName::TooLong) => {
+                let text = "the name is taken and too long for a suffix: choose a shorter one";
+                self.refuse_session(session, RefusalCode::Invalid, text);
+                return false;
+            }
         };
         // A page from elsewhere has lines whose last tags nobody here knows.
         let before_first =
             if hello.handing_back { (self.settings.seed ^ hello.node.0.rotate_left(17)) as u16 } else { 0 };
-        self.names.insert(name.clone());
-        self.nodes.insert(hello.node, Node::new(name, identity, before_first));
+        self.names.insert(name.clone(), hello.node);
+        self.nodes.insert(hello.node, Node::new(now, hello, name, identity, before_first));
         true
-    }
-
-    /// `wished`, or that with the first free suffix from `-2` on.
-    fn free_name(&self, wished: &str) -> Option<String> {
-        if !self.names.contains(wished) {
-            return Some(wished.to_owned());
-        }
-        // One of the first `names + 1` suffixes is free.
-        let suffixed = (2..).map(|n| format!("{wished}-{n}")).find(|name| !self.names.contains(name))?;
-        topic::check_node_name(&suffixed).ok().map(|()| suffixed)
     }
 
     /// The node's process is watched, or cannot be.

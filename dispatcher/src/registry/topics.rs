@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use nodeset_bus::log;
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::{
-    About, Advertise, EndReason, Expected, LinkId, LogShape, Mismatch, NodeId, PublicationId, RefusalCode, Subscribe,
-    SubscriptionId, ToNode,
+    About, Advertise, EndReason, Expected, Health, LinkId, LogShape, Mismatch, NodeId, PublicationId, RefusalCode,
+    Subscribe, SubscriptionId, ToNode,
 };
 use nodeset_bus::topic::Topic;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::pairing::Joined;
 use super::{Action, Failure, Handle, Kind, Registry, SessionId};
@@ -364,7 +364,7 @@ impl Registry {
     /// Takes a publication out of the table; its links end for their subscribers.
     pub(super) fn drop_publication(&mut self, id: PublicationId, reason: EndReason) {
         let Some(publication) = self.publications.remove(&id) else { return };
-        info!(event = "publication_ended", publication = %id, topic = publication.topic, ?reason);
+        self.log_end("publication_ended", publication.node, &publication.topic);
         if let Some(node) = self.nodes.get_mut(&publication.node) {
             node.publications.remove(&id);
             node.slots.release(publication.slot);
@@ -379,7 +379,7 @@ impl Registry {
     /// Takes a subscription out of the table; its links leave their publishers' lists.
     pub(super) fn drop_subscription(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.remove(&id) else { return };
-        info!(event = "subscription_ended", subscription = %id, topic = subscription.topic);
+        self.log_end("subscription_ended", subscription.node, &subscription.topic);
         if let Some(node) = self.nodes.get_mut(&subscription.node) {
             node.subscriptions.remove(&id);
         }
@@ -393,6 +393,14 @@ impl Registry {
         self.leave_topic(&subscription.topic, |ends| ends.subscriptions.remove(&id));
         for link in subscription.links {
             self.end_reading(link);
+        }
+    }
+
+    /// The end of a node is one line, not one for each of the things that it had.
+    fn log_end(&self, event: &'static str, id: NodeId, topic: &str) {
+        match self.nodes.get(&id) {
+            Some(node) if node.ending.is_none() => info!(event, node = node.name, topic),
+            _ => debug!(event, node = %id, topic),
         }
     }
 
@@ -453,10 +461,13 @@ impl Registry {
         }
     }
 
-    /// Those of the links that are still being made, with the name of the node at the other end.
+    /// Those of the links that are still being made, with the name of the node at the other end. Nobody is made to wait for a
+    /// node that is known to be slow or stopped: a link with it is made when it answers.
     fn pending(&self, links: &BTreeSet<LinkId>, other: impl Fn(&super::link::Link) -> NodeId) -> Vec<Expected> {
         let pending = links.iter().filter_map(|id| self.links.get(id).filter(|it| it.is_pending()).map(|it| (id, it)));
-        pending.map(|(&link, it)| Expected { link, node: self.name_of(other(it)) }).collect()
+        let pending = pending.map(|(&link, it)| (link, other(it)));
+        let awaited = pending.filter(|(_, node)| self.nodes.get(node).is_some_and(|it| it.health == Health::Alive));
+        awaited.map(|(link, node)| Expected { link, node: self.name_of(node) }).collect()
     }
 }
 

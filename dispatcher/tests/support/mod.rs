@@ -18,7 +18,7 @@ use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::record::{self, Receiver, RecordError, SendError};
 use nodeset_bus::protocol::*;
 use nodeset_dispatcher::registry::Limits;
-use nodeset_dispatcher::{Config, Dispatcher, Ended, Endpoint, Shutdown};
+use nodeset_dispatcher::{Config, Dispatcher, Ended, Endpoint, Patience, Shutdown};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -71,7 +71,9 @@ impl Drop for Running {
 pub(crate) fn config(directory: &Path) -> Config {
     let endpoint = Endpoint::resolve("test", Some(&directory.join("d.sock"))).unwrap();
     let config = Config::at(endpoint);
-    Config { limits: Limits { log_bytes: 1 << 30, ..config.limits }, ..config }
+    // Nodes made by hand have no thread whose heart could beat.
+    let patience = Patience { slow_after: Duration::from_secs(3600), stopped_after: Duration::from_secs(3600) };
+    Config { limits: Limits { log_bytes: 1 << 30, ..config.limits }, patience, ..config }
 }
 
 /// The program.
@@ -84,7 +86,7 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn command(path: &Path) -> Command {
         let mut command = Program::bare();
-        command.arg("--socket").arg(path);
+        command.arg("--socket").arg(path).args(["--slow-after", "3600", "--stopped-after", "3600"]);
         command
     }
 
@@ -302,7 +304,7 @@ impl Raw {
 /// A tool's session.
 pub(crate) fn tool(path: &Path) -> Raw {
     let mut raw = Raw::connect(path);
-    let hello = Hello { node: NodeId(random()), name: "tool".to_owned(), tool: true, handing_back: false };
+    let hello = Hello::tool(NodeId(random()), "tool");
     raw.send(&ToDispatcher::Hello(hello), &[]);
     raw.expect("Welcome", |message| matches!(message, ToNode::Welcome(_)).then_some(()));
     raw
@@ -338,7 +340,7 @@ impl RawNode {
         let mut raw = Raw::connect(path);
         let (life_line_end, life_line) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let id = NodeId(random());
-        let hello = Hello { node: id, name: name.to_owned(), tool: false, handing_back: false };
+        let hello = Hello::new(id, name);
         raw.send(&ToDispatcher::Hello(hello), &[life_line_end.as_fd()]);
         let (name, mut descriptors) = raw.expect("Welcome", |message| match message {
             ToNode::Welcome(welcome) => Some(welcome.name.clone()),
@@ -399,7 +401,7 @@ impl RawNode {
     /// Attaches to a successor with the same page.
     pub(crate) fn reattach(&mut self, path: &Path) {
         self.raw = Raw::connect(path);
-        let hello = Hello { node: self.id, name: self.name.clone(), tool: false, handing_back: true };
+        let hello = Hello::back(self.id, self.name.clone());
         self.raw.send(&ToDispatcher::Hello(hello), &[self.life_line_end.as_fd(), self.page.fd()]);
         let (name, descriptors) = self.raw.expect("Welcome", |message| match message {
             ToNode::Welcome(welcome) => Some(welcome.name.clone()),

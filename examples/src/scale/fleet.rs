@@ -233,7 +233,7 @@ impl Fleet {
 /// What must be the same before and after.
 fn row(listing: &Listing) -> String {
     match listing {
-        Listing::Node { name, pid, .. } => format!("node {name} of process {pid}"),
+        Listing::Node { state, .. } => format!("node {} of process {}", state.name, state.pid),
         Listing::Publication { node, topic, links, .. } => format!("{topic}: {node} publishes, {links} links"),
         Listing::Subscription { node, topic, links, .. } => format!("{topic}: {node} subscribes, {links} links"),
     }

@@ -27,7 +27,7 @@ fn unsubscribing_in_each_state() {
         assert!(pair.exists(), "its line is not free before the publisher said so");
         pair.removed();
         assert!(!pair.exists());
-        assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: pair.subscriber.id }], "{until:?}");
+        assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: pair.subscriber.id, died: false }], "{until:?}");
         late_words(&mut pair);
     }
 }
@@ -186,7 +186,7 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
         let mut table = Table::new();
         table.failing = Some(task);
         let session = table.open(5, 1000);
-        let hello = Hello { node: NodeId(77), name: "one".to_owned(), tool: false, handing_back: false };
+        let hello = Hello::new(NodeId(77), "one");
         table.say_with(session, ToDispatcher::Hello(hello), 1);
         let heard: Vec<_> = table.told.remove(&session).unwrap().into();
         assert_eq!(refused(&heard), Some((About::Session, RefusalCode::Limit, "no room".to_owned())));

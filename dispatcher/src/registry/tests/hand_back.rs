@@ -173,7 +173,7 @@ fn nobody_is_brought_together_before_all_is_handed_back() {
     let late = it.table.attach("late");
     it.table.subscribe(&late, "a", None);
     it.publisher.session = it.table.open(it.publisher.pid, it.publisher.uid);
-    let hello = Hello { node: it.publisher.id, name: "p".to_owned(), tool: false, handing_back: true };
+    let hello = Hello::back(it.publisher.id, "p");
     it.table.say_with(it.publisher.session, ToDispatcher::Hello(hello), 2);
     it.table.say_with(it.publisher.session, ToDispatcher::Advertise(it.advertise.clone()), 1);
     let advertised = it.table.hears(&it.publisher);
@@ -298,7 +298,7 @@ fn a_node_hears_of_ends_after_it_said_what_it_holds() {
     pair.table.hang_up(&publisher);
     pair.table.hang_up(&subscriber);
     publisher.session = pair.table.open(publisher.pid, publisher.uid);
-    let hello = Hello { node: publisher.id, name: "x".to_owned(), tool: false, handing_back: true };
+    let hello = Hello::back(publisher.id, "x");
     pair.table.say_with(publisher.session, ToDispatcher::Hello(hello), 2);
     // Meanwhile the subscription is gone.
     pair.table.come_back(&mut subscriber, &[]);

@@ -95,11 +95,12 @@ impl Registry {
             assert!(ends.publications.iter().all(|it| self.publications.contains_key(it)));
             assert!(ends.subscriptions.iter().all(|it| self.subscriptions.contains_key(it)));
         }
-        let names: BTreeSet<_> = self.nodes.values().map(|node| node.name.clone()).collect();
+        let names: BTreeMap<_, _> = self.nodes.iter().map(|(&id, node)| (node.name.clone(), id)).collect();
         assert_eq!(names, self.names);
         assert_eq!(names.len(), self.nodes.len(), "two nodes have one name");
         for (id, node) in &self.nodes {
-            assert!(!self.departed.contains(id));
+            assert!(!self.departed.contains_key(id));
+            assert_eq!(node.ending, None, "{id} should have left");
             if let Some(session) = node.session {
                 assert!(self.sessions.contains_key(&session));
             } else {
@@ -113,6 +114,6 @@ impl Registry {
                 assert!(self.shared.contains_key(&pair), "{id} still knows {peer}");
             }
         }
-        assert!(self.departed.iter().all(|it| self.has_shared(*it)), "an id is kept from use for nothing");
+        assert!(self.departed.keys().all(|it| self.has_shared(*it)), "an id is kept from use for nothing");
     }
 }

@@ -186,7 +186,7 @@ fn a_hang_up_of_the_subscriber_only_demotes() {
         assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id }], "{until:?}");
         pair.removed();
         assert!(!pair.exists());
-        assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: subscriber.id }]);
+        assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: subscriber.id, died: true }]);
     }
 }
 
@@ -236,7 +236,7 @@ fn an_id_whose_links_others_still_hold_is_not_taken_again() {
     pair.table.kill(&publisher);
     let again = |pair: &mut Pair| {
         let session = pair.table.open(9, 1000);
-        let hello = Hello { node: publisher.id, name: "camera".to_owned(), tool: false, handing_back: false };
+        let hello = Hello::new(publisher.id, "camera");
         pair.table.say_with(session, ToDispatcher::Hello(hello), 1);
         pair.table.told.remove(&session).unwrap()
     };
@@ -257,7 +257,7 @@ fn the_publisher_may_see_the_death_first() {
     let subscriber = pair.subscriber.clone();
     pair.table.kill(&subscriber);
     assert!(!pair.exists());
-    assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: subscriber.id }]);
+    assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: subscriber.id, died: true }]);
 }
 
 #[test]

@@ -5,14 +5,16 @@ mod hand_back;
 mod invariants;
 mod link_life;
 mod model;
+mod naming;
 mod rules;
+mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::{
-    Advertise, EnterLink, Hello, LinkId, ListLink, LogShape, Mismatch, NodeId, PublicationId, RefusalCode, Subscribe,
-    SubscriptionId, ToDispatcher, ToNode,
+    Advertise, EnterLink, Hello, LinkId, ListLink, Listing, LogShape, Mismatch, NodeId, PublicationId, RefusalCode,
+    Subscribe, SubscriptionId, ToDispatcher, ToNode,
 };
 
 use super::*;
@@ -26,6 +28,7 @@ fn settings() -> Settings {
         pid: 1,
         uid: 1000,
         embedded: false,
+        started: Instant::now(),
         grace: GRACE,
         limits: Limits::default(),
         seed: 7,
@@ -163,7 +166,7 @@ impl Table {
         let id = NodeId(self.fresh_id());
         let pid = 100 + id.0 as u32;
         let session = self.open(pid, uid);
-        let hello = Hello { node: id, name: name.to_owned(), tool: false, handing_back: false };
+        let hello = Hello::new(id, name);
         self.say_with(session, ToDispatcher::Hello(hello), 1);
         let who = Who { session, id, pid, uid };
         let heard = self.hears(&who);
@@ -175,7 +178,7 @@ impl Table {
     /// The node comes back on a session of its own; `brings` is what it says before `HandedBack`.
     fn come_back(&mut self, node: &mut Who, brings: &[(ToDispatcher, usize)]) {
         node.session = self.open(node.pid, node.uid);
-        let hello = Hello { node: node.id, name: "x".to_owned(), tool: false, handing_back: true };
+        let hello = Hello::back(node.id, format!("node-of-{}", node.pid));
         self.say_with(node.session, ToDispatcher::Hello(hello), 2);
         for (message, descriptors) in brings {
             self.say_with(node.session, message.clone(), *descriptors);
@@ -348,6 +351,12 @@ fn names(heard: &[ToNode]) -> Vec<&'static str> {
             ToNode::Demote { .. } => "Demote",
             ToNode::RemoveLink { .. } => "RemoveLink",
             ToNode::LinkEnded { .. } => "LinkEnded",
+            ToNode::NameTaken(_) => "NameTaken",
+            ToNode::Replaced(_) => "Replaced",
+            ToNode::Renamed { .. } => "Renamed",
+            ToNode::NodeIs(_) => "NodeIs",
+            ToNode::NodeGone { .. } => "NodeGone",
+            ToNode::NodesComplete => "NodesComplete",
             ToNode::Listing(_) => "Listing",
             ToNode::ListingEnd => "ListingEnd",
             ToNode::Leaving => "Leaving",

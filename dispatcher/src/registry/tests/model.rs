@@ -233,7 +233,7 @@ impl Host {
         }
         node.attached = true;
         node.who.session = self.table.open(node.who.pid, node.who.uid);
-        let hello = Hello { node: node.who.id, name: "n".to_owned(), tool: false, handing_back: node.greeted };
+        let hello = Hello { handing_back: node.greeted, ..Hello::new(node.who.id, "n") };
         node.outbox.push_back((ToDispatcher::Hello(hello), if node.greeted { 2 } else { 1 }));
     }
 
@@ -563,7 +563,7 @@ impl Node {
             ToNode::OwnSignal { uid } => {
                 self.signals.insert(uid);
             }
-            ToNode::ForgetPeer { node } => {
+            ToNode::ForgetPeer { node, .. } => {
                 let mut mine = self.listed.iter().chain(&self.entered);
                 if let Some(held) = mine.find(|(_, mine)| mine.peer == node) {
                     panic!("told to forget {node}, with which it shares {held:?}");
@@ -586,7 +586,15 @@ impl Node {
                 None => self.say(ToDispatcher::LinkLeft { link, evicted: false }),
             },
             ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
-            ToNode::Listing(_) | ToNode::ListingEnd | ToNode::Leaving => panic!("nobody asked: {message:?}"),
+            ToNode::Renamed { .. } => {}
+            ToNode::Listing(_)
+            | ToNode::ListingEnd
+            | ToNode::Leaving
+            | ToNode::NameTaken(_)
+            | ToNode::Replaced(_)
+            | ToNode::NodeIs(_)
+            | ToNode::NodeGone { .. }
+            | ToNode::NodesComplete => panic!("nobody asked: {message:?}"),
         }
     }
 

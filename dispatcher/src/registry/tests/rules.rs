@@ -66,7 +66,7 @@ fn a_name_that_leaves_no_room_for_a_suffix() {
     let longest = "x".repeat(255);
     table.attach(&longest);
     let session = table.open(5, 1000);
-    let hello = |name: &str| Hello { node: NodeId(999), name: name.to_owned(), tool: false, handing_back: false };
+    let hello = |name: &str| Hello::new(NodeId(999), name);
     table.say_with(session, ToDispatcher::Hello(hello(&longest)), 1);
     let heard: Vec<_> = table.told.remove(&session).unwrap().into();
     let (about, code, text) = refused(&heard).unwrap();
@@ -98,7 +98,7 @@ fn each_limit_is_refused_by_its_name() {
     let mut table = limited(Limits { nodes: 1, ..few });
     let node = table.attach("one");
     let session = table.open(5, 1000);
-    let hello = Hello { node: NodeId(9), name: "two".to_owned(), tool: false, handing_back: false };
+    let hello = Hello::new(NodeId(9), "two");
     table.say_with(session, ToDispatcher::Hello(hello), 1);
     let heard: Vec<_> = table.told.remove(&session).unwrap().into();
     let text = text_of(&heard, About::Session);
@@ -219,7 +219,7 @@ fn invalid_topics_and_shapes_are_refused() {
 
 #[test]
 fn what_is_said_out_of_order_ends_the_session() {
-    let hello = |handing_back| Hello { node: NodeId(500), name: "n".to_owned(), tool: false, handing_back };
+    let hello = |handing_back| Hello { handing_back, ..Hello::new(NodeId(500), "n") };
     let tool = Hello { tool: true, ..hello(false) };
     let say_hello = |hello: &Hello| (ToDispatcher::Hello(hello.clone()), 1 + usize::from(hello.handing_back));
     let cases = [
@@ -257,7 +257,7 @@ fn what_is_said_out_of_order_ends_the_session() {
 fn a_tool_lists_and_costs_nothing() {
     let mut table = Table::new();
     let session = table.open(5, 1000);
-    let hello = Hello { node: NodeId(5), name: "list".to_owned(), tool: true, handing_back: false };
+    let hello = Hello::tool(NodeId(5), "list");
     table.say(session, ToDispatcher::Hello(hello));
     table.say(session, ToDispatcher::List);
     assert_eq!(table.lists, [session]);
@@ -304,7 +304,7 @@ fn another_process_cannot_take_a_nodes_place() {
     let mut table = Table::new();
     let node = table.attach("one");
     let session = table.open(node.pid + 1, node.uid);
-    let hello = Hello { node: node.id, name: "one".to_owned(), tool: false, handing_back: true };
+    let hello = Hello::back(node.id, "one");
     table.say_with(session, ToDispatcher::Hello(hello), 2);
     let heard: Vec<_> = table.told.remove(&session).unwrap().into();
     assert_eq!(refused(&heard).unwrap().1, RefusalCode::Denied);
