@@ -10,7 +10,7 @@ use nodeset_bus::page::{NODE_PAGE_LEN, PeerPage, SIGNAL_PAGE_LEN, SignalPage};
 use nodeset_bus::protocol::{NodeId, Peer as PeerMessage};
 use nodeset_bus::sys::{Bell, pidfd_dead};
 use rustix::event::{Timespec, epoll};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::error::EnterError;
 
@@ -21,12 +21,15 @@ const DEATHS_A_TURN: usize = 64;
 pub(super) struct Peer {
     pub(super) name: Arc<str>,
     pub(super) uid: u32,
+    pid: u32,
     pub(super) page: PeerPage<SharedWords>,
     pub(super) bell: Arc<Bell>,
     /// Its signal page for our user, once it publishes to us.
     pub(super) signal: Option<SignalPage<SharedWords>>,
     pidfd: OwnedFd,
     pub(super) dead: bool,
+    /// Its death was logged.
+    mourned: bool,
 }
 
 /// All of them.
@@ -70,8 +73,9 @@ impl Peers {
         epoll::add(&self.deaths, &pidfd, data, epoll::EventFlags::IN)
             .map_err(|_| EnterError::Protocol("the pidfd that came is none"))?;
         let dead = pidfd_dead(pidfd.as_fd());
-        let PeerMessage { node, name, uid, .. } = peer;
-        self.known.insert(node, Peer { name: name.into(), uid, page, bell: Arc::new(bell), signal: None, pidfd, dead });
+        let PeerMessage { node, name, uid, pid } = peer;
+        let (name, bell) = (name.into(), Arc::new(bell));
+        self.known.insert(node, Peer { name, uid, pid, page, bell, signal: None, pidfd, dead, mourned: false });
         Ok(())
     }
 
@@ -87,7 +91,24 @@ impl Peers {
         Ok(())
     }
 
-    pub(super) fn forget(&mut self, node: NodeId) {
+    /// Whether the kernel says that its process is dead, noticed here or not.
+    pub(super) fn is_dead(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|peer| peer.dead || pidfd_dead(peer.pidfd.as_fd()))
+    }
+
+    /// Logs that a peer died: once, however many links it had and whoever noticed first, the dispatcher or this node.
+    pub(super) fn mourn(&mut self, node: NodeId) {
+        if let Some(peer) = self.known.get_mut(&node).filter(|peer| !peer.mourned) {
+            peer.mourned = true;
+            info!(event = "peer_died", peer = &*peer.name, pid = peer.pid, uid = peer.uid);
+        }
+    }
+
+    /// A node with which there is no link any more; `died` as the dispatcher says.
+    pub(super) fn forget(&mut self, node: NodeId, died: bool) {
+        if died || self.is_dead(node) {
+            self.mourn(node);
+        }
         if let Some(peer) = self.known.remove(&node) {
             // Not there any more if it died: then nothing is left to delete.
             let _ = epoll::delete(&self.deaths, &peer.pidfd);

@@ -164,9 +164,9 @@ impl Table {
                 let node = peer.name.clone();
                 complain(&node, self.peers.introduce(peer, descriptors));
             }
-            ToNode::ForgetPeer { node, .. } => {
+            ToNode::ForgetPeer { node, died } => {
                 if !self.has_links_with(node) {
-                    self.peers.forget(node);
+                    self.peers.forget(node, died);
                 }
             }
             ToNode::OwnSignal { uid } => complain("this node", self.own_signal(uid, descriptors)),
@@ -177,7 +177,7 @@ impl Table {
             ToNode::LinkReady { link } => self.link_ready(link),
             ToNode::Demote { link } => self.demote(link),
             ToNode::RemoveLink { link } => {
-                self.remove_link(link, false);
+                self.remove_link(link);
                 say(outbox, ToDispatcher::LinkRemoved { link });
             }
             ToNode::LinkEnded { link, reason } => self.link_ended(link, reason, outbox),
@@ -415,7 +415,8 @@ impl Table {
         let Some(link) = publication.links.get_mut(&id) else { return };
         link.demoted = true;
         if publication.log.as_ref().is_some_and(|log| log.links.demote(id)) {
-            info!(event = "link_demoted", topic = &*publication.topic, ?id);
+            // Whether its subscriber died or comes again is said next.
+            debug!(event = "link_demoted", topic = &*publication.topic, ?id);
             // The publisher may wait for it.
             self.core.waiter.kick();
         }
@@ -432,7 +433,7 @@ impl Table {
         self.core.tell(&NodeEvent::Evicted { topic, peer });
     }
 
-    fn remove_link(&mut self, id: LinkId, died: bool) {
+    fn remove_link(&mut self, id: LinkId) {
         let Some(publication) = self.publications.get_mut(&id.publication) else { return };
         let Some(link) = publication.links.remove(&id) else { return };
         if let Some(log) = &publication.log {
@@ -441,13 +442,14 @@ impl Table {
         publication.shared.gone(id);
         // The publisher may wait for it.
         self.core.waiter.kick();
+        let died = self.peers.is_dead(link.peer);
+        if died {
+            self.peers.mourn(link.peer);
+        }
         if let Some(peer) = self.peers.find(link.peer) {
-            self.core.tell(&NodeEvent::LinkEnded {
-                topic: Arc::clone(&publication.topic),
-                peer: Arc::clone(&peer.name),
-                peer_subscribes: true,
-                died,
-            });
+            let (topic, name) = (Arc::clone(&publication.topic), Arc::clone(&peer.name));
+            debug!(event = "link_ended", topic = &*topic, subscriber = &*name, died);
+            self.core.tell(&NodeEvent::LinkEnded { topic, peer: name, peer_subscribes: true, died });
         }
     }
 
@@ -548,9 +550,12 @@ impl Table {
         let peer = link.peer;
         drop(subscription.shared.push(Arrival::Gone(id)));
         self.core.waiter.kick();
+        if died {
+            self.peers.mourn(peer);
+        }
         if let Some(peer) = self.peers.find(peer) {
             let (topic, name) = (Arc::clone(&subscription.topic), Arc::clone(&peer.name));
-            info!(event = "publisher_gone", topic = &*topic, publisher = &*name, died);
+            debug!(event = "link_ended", topic = &*topic, publisher = &*name, died);
             self.core.tell(&NodeEvent::LinkEnded { topic, peer: name, peer_subscribes: false, died });
         }
     }
@@ -560,6 +565,7 @@ impl Table {
     /// Ends the links with those whose processes died.
     pub(super) fn bury_dead(&mut self, outbox: &mut Outbox) {
         for dead in self.peers.newly_dead() {
+            self.peers.mourn(dead);
             let outgoing: Vec<_> = self
                 .publications
                 .values()
@@ -567,7 +573,7 @@ impl Table {
                 .filter_map(|(&id, link)| (link.peer == dead).then_some(id))
                 .collect();
             for id in outgoing {
-                self.remove_link(id, true);
+                self.remove_link(id);
                 say(outbox, ToDispatcher::LinkRemoved { link: id });
             }
             let incoming: Vec<_> = self

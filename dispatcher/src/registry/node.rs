@@ -206,7 +206,6 @@ impl Registry {
 
     /// Takes a node out of the table, with all it had.
     pub(super) fn drop_node(&mut self, id: NodeId, reason: EndReason) {
-        let links = self.links_of(id).len();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.ending = Some(reason);
         if let Some(session) = node.session.take() {
@@ -239,8 +238,7 @@ impl Registry {
             pid = node.identity.pid,
             died = reason == EndReason::Died,
             publications = counts[0],
-            subscriptions = counts[1],
-            links
+            subscriptions = counts[1]
         );
         self.names.remove(&node.name);
         if self.has_shared(id) {

@@ -129,6 +129,7 @@ proptest! {
         }
         host.calm_down();
         host.check_links();
+        host.check_names();
         host.end();
     }
 }
@@ -148,6 +149,8 @@ struct Mine {
 #[derive(Debug)]
 struct Node {
     who: Who,
+    /// As it was told last.
+    name: Option<String>,
     attached: bool,
     /// It was welcomed by the dispatcher to which it is attached.
     welcomed: bool,
@@ -233,7 +236,8 @@ impl Host {
         }
         node.attached = true;
         node.who.session = self.table.open(node.who.pid, node.who.uid);
-        let hello = Hello { handing_back: node.greeted, ..Hello::new(node.who.id, "n") };
+        let held_name = node.name.clone().filter(|_| node.greeted);
+        let hello = Hello { handing_back: node.greeted, held_name, ..Hello::new(node.who.id, "n") };
         node.outbox.push_back((ToDispatcher::Hello(hello), if node.greeted { 2 } else { 1 }));
     }
 
@@ -264,7 +268,7 @@ impl Host {
     fn restart(&mut self) {
         self.restarts += 1;
         let seed = u64::from(self.restarts) * 1000;
-        self.table.registry = Registry::new(Settings { seed, ..settings() });
+        self.table.registry = Registry::new(Settings { seed, started: self.table.now, ..settings() });
         self.table.held.clear();
         self.table.told.clear();
         for node in &mut self.nodes {
@@ -445,6 +449,13 @@ impl Host {
         assert!(beyond.is_empty(), "{beyond:?}");
     }
 
+    /// Each node knows the name that it has.
+    fn check_names(&self) {
+        for node in self.nodes.iter().filter(|node| node.welcomed) {
+            assert_eq!(node.name.as_ref(), Some(&self.table.registry.nodes[&node.who.id].name));
+        }
+    }
+
     /// All die: nothing is left.
     fn end(&mut self) {
         for at in 0..NODES {
@@ -475,6 +486,7 @@ impl Node {
         let uid = if at == 0 { 0 } else { 1000 };
         Node {
             who: Who { session: SessionId(0), id, pid: 100 + id.0 as u32, uid },
+            name: None,
             attached: false,
             welcomed: false,
             greeted: false,
@@ -586,7 +598,7 @@ impl Node {
                 None => self.say(ToDispatcher::LinkLeft { link, evicted: false }),
             },
             ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
-            ToNode::Renamed { .. } => {}
+            ToNode::Renamed { name } => self.name = Some(name),
             ToNode::Listing(_)
             | ToNode::ListingEnd
             | ToNode::Leaving
@@ -598,7 +610,8 @@ impl Node {
         }
     }
 
-    fn on_welcome(&mut self, _: Welcome) {
+    fn on_welcome(&mut self, welcome: Welcome) {
+        self.name = Some(welcome.name);
         self.welcomed = true;
         if self.greeted {
             self.hand_back();
