@@ -22,7 +22,8 @@ pub enum NodeEvent {
         /// How it went.
         reason: String,
     },
-    /// The node has another name: one that had its name before came back to a dispatcher that has just started.
+    /// The node has another name: one that had its name before came back to a dispatcher that has just started. Nodes that are
+    /// linked to it already go on to know it by the one before.
     Renamed {
         /// The new one.
         name: Arc<str>,

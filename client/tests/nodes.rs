@@ -8,11 +8,12 @@
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nodeset::{ConnectError, Health, Listing, Node, NodeBuilder, NodeChange, NodeEvent};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -200,6 +201,7 @@ fn a_stopped_process_is_stopped_and_nobody_waits_for_it_or_cuts_it_off() {
     // With a timeout that the test would not outlive, if it were waited for.
     let mut late = node.subscriber::<str>("data").link_timeout(Duration::from_secs(3600)).create().unwrap();
     assert_eq!((early.publishers(), late.publishers()), (1, 0), "its links stay, new ones come later");
+    assert_eq!(late.pending().iter().map(|name| &**name).collect::<Vec<_>>(), ["mnode"]);
 
     let linked = events(&node);
     other.signal(Signal::CONT);
@@ -208,6 +210,64 @@ fn a_stopped_process_is_stopped_and_nobody_waits_for_it_or_cuts_it_off() {
     assert!(late.receive_timeout(Duration::ZERO).unwrap().is_none());
     assert_eq!((early.publishers(), late.publishers()), (1, 1));
     assert!(early.receive_timeout(Duration::ZERO).unwrap().is_none());
+}
+
+#[test]
+fn one_that_is_stopped_while_it_is_waited_for_is_waited_for_no_longer() {
+    let place = Place::new();
+    let node = place.node("test");
+    let mut other = Other::start("node", &place.socket());
+    other.says("called ");
+    other.signal(Signal::STOP);
+    waitid(WaitId::Pid(Pid::from_child(&other.child)), WaitIdOptions::STOPPED).unwrap();
+    // The dispatcher does not know yet.
+    let mut late = node.subscriber::<str>("data").link_timeout(Duration::from_secs(3600)).create().unwrap();
+    assert_eq!((late.publishers(), late.pending().len()), (0, 1));
+    other.signal(Signal::CONT);
+}
+
+#[test]
+fn a_node_whose_handler_does_not_return_is_slow() {
+    let place = Place::new();
+    let (watches, busy) = (place.node("watches"), place.node("busy"));
+    let heard = changes(&watches);
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    busy.on_event(move |_| {
+        // An error: it was released.
+        let _ = released.lock().unwrap().recv();
+    });
+    let mut publisher = watches.publisher::<str>("data").create().unwrap();
+    let mut subscriber = busy.subscriber::<str>("data").create().unwrap();
+    let is = |health| move |change: &NodeChange| matches!(change, NodeChange::Health(node) if node.health == health && &*node.name == "busy");
+    wait_for(&heard, is(Health::Slow));
+    // Messages do not pass that thread.
+    publisher.publish("on").unwrap();
+    assert_eq!(&*subscriber.receive_timeout(DEADLINE).unwrap().unwrap(), "on");
+    drop(release);
+    wait_for(&heard, is(Health::Alive));
+}
+
+#[test]
+fn a_newcomer_makes_way_for_the_one_that_had_its_name() {
+    let place = Place::new();
+    let endpoint = nodeset_dispatcher::Endpoint::resolve("test", Some(&place.socket())).unwrap();
+    let config =
+        nodeset_dispatcher::Config { grace: Duration::from_secs(3600), ..nodeset_dispatcher::Config::at(endpoint) };
+    let first = nodeset_dispatcher::Dispatcher::start_embedded(config.clone()).unwrap();
+    let mut old = Other::start("node", &place.socket());
+    assert_eq!(old.says("called "), "mnode");
+    old.signal(Signal::STOP);
+    waitid(WaitId::Pid(Pid::from_child(&old.child)), WaitIdOptions::STOPPED).unwrap();
+    first.stop();
+    let _second = nodeset_dispatcher::Dispatcher::start_embedded(config).unwrap();
+    let new = Node::builder("mnode").socket(place.socket()).connect().unwrap();
+    assert_eq!(&*new.name(), "mnode", "nobody knows better");
+    let events = events(&new);
+    old.signal(Signal::CONT);
+    assert_eq!(old.says("attached as "), "mnode");
+    wait_for(&events, |event| matches!(event, NodeEvent::Renamed { name } if &**name == "mnode-2"));
+    assert_eq!(&*new.name(), "mnode-2");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use nodeset_bus::page::HEARTBEAT_EVERY;
 use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError};
 
 use crate::Replace;
@@ -78,12 +79,12 @@ pub struct Args {
     pub grace_seconds: Option<Duration>,
 
     /// A node whose heart has not beaten for so long is called slow; it beats twice a second [default: 1.5]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = silence, allow_negative_numbers = true)]
     pub slow_after: Option<Duration>,
 
     /// A node whose heart has not beaten for so long is called stopped, as is at once one that was stopped by a signal. Nothing
     /// else happens to either [default: 5]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = silence, allow_negative_numbers = true)]
     pub stopped_after: Option<Duration>,
 
     /// Print what follows from all this, and end
@@ -148,6 +149,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
+/// How long a heart may be silent: with less than two beats everybody would be called slow now and then.
+fn silence(text: &str) -> Result<Duration, String> {
+    let least = 2 * HEARTBEAT_EVERY;
+    let given = seconds(text)?;
+    if given < least { Err(format!("give at least {} s: two beats", least.as_secs_f64())) } else { Ok(given) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -188,5 +196,6 @@ mod tests {
             assert!(printed.contains(line), "{printed}");
         }
         assert!(Program::try_parse_from(["x", "--grace-seconds", "-1"]).is_err());
+        assert!(Program::try_parse_from(["x", "--slow-after", "0.9"]).is_err());
     }
 }

@@ -22,7 +22,7 @@ use nodeset_bus::protocol::Health;
 /// From when on a silent node is not alive any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// At least twice [`HEARTBEAT_EVERY`] makes sense: a beat and a look may lie that far apart.
+    /// At least twice [`HEARTBEAT_EVERY`]: a beat and the look at it may lie that far apart.
     pub slow_after: Duration,
     /// At least `slow_after`.
     pub stopped_after: Duration,

@@ -21,7 +21,7 @@ fn two_nodes_are_linked_and_part() {
     assert!(expected.is_empty());
     let (subscribe, expected, mismatched) = subscriber.subscribe("robot/image", Some(Schema::bytes()));
     let id = LinkId { publication: advertise.publication, epoch: 1, subscription: subscribe.subscription };
-    assert_eq!(expected, [Expected { link: id, node: "camera".to_owned() }]);
+    assert_eq!(expected, [Expected { link: id, node: "camera".to_owned(), late: false }]);
     assert!(mismatched.is_empty());
 
     // Introductions come before the link, with what goes with them.

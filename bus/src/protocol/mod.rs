@@ -269,6 +269,8 @@ pub struct Expected {
     pub link: LinkId,
     /// Name of the node at the other end.
     pub node: String,
+    /// That node is slow or stopped: nobody should wait for it.
+    pub late: bool,
 }
 
 /// Two ends of one topic that do not speak of the same type.
@@ -488,6 +490,12 @@ pub enum ToNode {
     ListLink(ListLink),
     /// To a subscriber.
     EnterLink(EnterLink),
+    /// The other end of a link that is being made has become slow or stopped: nobody should wait for it any more. The link is
+    /// made when it answers.
+    LinkLate {
+        /// Which one.
+        link: LinkId,
+    },
     /// To a publisher: the subscriber is in the log.
     LinkReady {
         /// Which one.

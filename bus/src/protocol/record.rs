@@ -516,7 +516,9 @@ mod tests {
         };
         let subscribed = ToNode::Subscribed {
             subscription: SubscriptionId(1),
-            expected: (0..3).map(|n| Expected { link: id(n), node: format!("publisher number {n}") }).collect(),
+            expected: (0..3)
+                .map(|n| Expected { link: id(n), node: format!("publisher number {n}"), late: false })
+                .collect(),
             mismatched: (0..3).map(mismatch).collect(),
         };
         let enter = ToNode::EnterLink(EnterLink {

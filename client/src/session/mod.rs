@@ -92,6 +92,14 @@ pub(crate) enum Command {
     Leave,
 }
 
+/// A link that is on its way.
+struct Awaited {
+    /// The node at its other end.
+    node: Arc<str>,
+    /// That is slow or stopped: nobody waits for it.
+    late: bool,
+}
+
 impl Core {
     /// Asks the session thread; false when it is gone.
     pub(crate) fn command(&self, command: Command) -> bool {

@@ -12,6 +12,7 @@ use nodeset_bus::message::Schema;
 use nodeset_bus::outlet::{Links, Outlet};
 use nodeset_bus::protocol::{Advertise, Expected, LinkId, LogShape, NodeId, PublicationId};
 
+use super::Awaited;
 use crate::error::AdvertiseError;
 
 /// A publisher is being made.
@@ -40,7 +41,7 @@ pub(crate) struct PublicationShared {
 #[derive(Default)]
 struct Progress {
     /// Links that are on their way, by the name of their subscriber's node.
-    expected: HashMap<LinkId, Arc<str>>,
+    expected: HashMap<LinkId, Awaited>,
     /// Those that are ready.
     ready: HashMap<LinkId, Arc<str>>,
 }
@@ -48,9 +49,9 @@ struct Progress {
 impl PublicationShared {
     pub(super) fn expect(&self, expected: Vec<Expected>) {
         self.change(|progress| {
-            for Expected { link, node } in expected {
+            for Expected { link, node, late } in expected {
                 if !progress.ready.contains_key(&link) {
-                    progress.expected.insert(link, node.into());
+                    progress.expected.insert(link, Awaited { node: node.into(), late });
                 }
             }
         });
@@ -67,6 +68,15 @@ impl PublicationShared {
         self.change(|progress| {
             progress.expected.remove(&link);
             progress.ready.remove(&link);
+        });
+    }
+
+    /// The other end of a link has become slow or stopped.
+    pub(super) fn late(&self, link: LinkId) {
+        self.change(|progress| {
+            if let Some(awaited) = progress.expected.get_mut(&link) {
+                awaited.late = true;
+            }
         });
     }
 
@@ -90,17 +100,23 @@ impl PublicationShared {
     /// Name of the node at the other end.
     pub(crate) fn name_of(&self, link: LinkId) -> Option<Arc<str>> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.ready.get(&link).or_else(|| progress.expected.get(&link)).cloned()
+        progress.ready.get(&link).or_else(|| progress.expected.get(&link).map(|it| &it.node)).cloned()
     }
 
     /// Names of the nodes whose links are on their way.
     pub(crate) fn pending(&self) -> Vec<Arc<str>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).expected.values().cloned().collect()
+        self.progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expected
+            .values()
+            .map(|it| Arc::clone(&it.node))
+            .collect()
     }
 
-    /// Waits until no link is on its way, or until the deadline.
+    /// Waits until no link is on its way but to those who are late, or until the deadline.
     pub(crate) fn wait_settled(&self, deadline: Instant) {
-        self.wait(deadline, |progress| progress.expected.is_empty());
+        self.wait(deadline, |progress| progress.expected.values().all(|it| it.late));
     }
 
     /// Waits until so many links are ready; says how many are.

@@ -10,6 +10,7 @@ use nodeset_bus::inlet::Inlet;
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::{Expected, LinkId, NodeId, PublicationId, Subscribe, SubscriptionId};
 
+use super::Awaited;
 use crate::error::SubscribeError;
 
 /// A subscriber is being made.
@@ -75,7 +76,7 @@ struct Inbox {
     /// The subscriber is gone.
     closed: bool,
     /// Links that are on their way, by the name of their publisher's node.
-    expected: HashMap<LinkId, Arc<str>>,
+    expected: HashMap<LinkId, Awaited>,
 }
 
 impl SubscriptionShared {
@@ -99,11 +100,19 @@ impl SubscriptionShared {
 
     pub(super) fn expect(&self, expected: Vec<Expected>, has: impl Fn(LinkId) -> bool) {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        for Expected { link, node } in expected {
+        for Expected { link, node, late } in expected {
             if !has(link) {
-                inbox.expected.insert(link, node.into());
+                inbox.expected.insert(link, Awaited { node: node.into(), late });
             }
         }
+    }
+
+    /// The other end of a link has become slow or stopped.
+    pub(super) fn late(&self, link: LinkId) {
+        if let Some(awaited) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).expected.get_mut(&link) {
+            awaited.late = true;
+        }
+        self.changed.notify_all();
     }
 
     /// A link will not come.
@@ -136,13 +145,19 @@ impl SubscriptionShared {
 
     /// Names of the nodes whose links are on their way.
     pub(crate) fn pending(&self) -> Vec<Arc<str>> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).expected.values().cloned().collect()
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expected
+            .values()
+            .map(|it| Arc::clone(&it.node))
+            .collect()
     }
 
-    /// Waits until no link is on its way, or until the deadline.
+    /// Waits until no link is on its way but from those who are late, or until the deadline.
     pub(crate) fn wait_settled(&self, deadline: Instant) {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        while !inbox.expected.is_empty() {
+        while !inbox.expected.values().all(|it| it.late) {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return;

@@ -175,6 +175,7 @@ impl Table {
             ToNode::ListLink(link) => self.list_link(link, outbox),
             ToNode::EnterLink(link) => self.enter_link(link, descriptors, outbox),
             ToNode::LinkReady { link } => self.link_ready(link),
+            ToNode::LinkLate { link } => self.link_late(link),
             ToNode::Demote { link } => self.demote(link),
             ToNode::RemoveLink { link } => {
                 self.remove_link(link);
@@ -407,6 +408,16 @@ impl Table {
                 peer: Arc::clone(&peer.name),
                 peer_subscribes: true,
             });
+        }
+    }
+
+    /// Nobody waits for that link any more; it may still come.
+    fn link_late(&self, id: LinkId) {
+        if let Some(publication) = self.publications.get(&id.publication) {
+            publication.shared.late(id);
+        }
+        if let Some(subscription) = self.subscriptions.get(&id.subscription) {
+            subscription.shared.late(id);
         }
     }
 

@@ -461,13 +461,12 @@ impl Registry {
         }
     }
 
-    /// Those of the links that are still being made, with the name of the node at the other end. Nobody is made to wait for a
-    /// node that is known to be slow or stopped: a link with it is made when it answers.
+    /// Those of the links that are still being made, with the name of the node at the other end.
     fn pending(&self, links: &BTreeSet<LinkId>, other: impl Fn(&super::link::Link) -> NodeId) -> Vec<Expected> {
         let pending = links.iter().filter_map(|id| self.links.get(id).filter(|it| it.is_pending()).map(|it| (id, it)));
         let pending = pending.map(|(&link, it)| (link, other(it)));
-        let awaited = pending.filter(|(_, node)| self.nodes.get(node).is_some_and(|it| it.health == Health::Alive));
-        awaited.map(|(link, node)| Expected { link, node: self.name_of(node) }).collect()
+        let late = |node: NodeId| self.nodes.get(&node).is_some_and(|it| it.health != Health::Alive);
+        pending.map(|(link, node)| Expected { link, node: self.name_of(node), late: late(node) }).collect()
     }
 }
 

@@ -84,12 +84,21 @@ impl Registry {
         }
     }
 
-    /// A node's heart beats again, or beats are missing. It keeps all that it has.
+    /// A node's heart beats again, or beats are missing. It keeps all that it has; those who wait for it need not any more.
     pub(super) fn on_health(&mut self, id: NodeId, health: Health) {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.health != health) else { return };
         node.health = health;
         info!(event = "node_health", node = %id, name = node.name, %health);
         self.tell_watchers_of(id);
+        if health == Health::Alive {
+            return;
+        }
+        for link_id in self.links_of(id) {
+            if let Some(&link) = self.links.get(&link_id).filter(|link| link.is_pending()) {
+                let other = if link.publisher == id { link.subscriber } else { link.publisher };
+                self.send(other, ToNode::LinkLate { link: link_id }, Vec::new());
+            }
+        }
     }
 
     fn watching(&self) -> Vec<SessionId> {

@@ -43,7 +43,10 @@ fn the_order_of_start_does_not_matter() {
         ToNode::Advertised { expected, .. } => Some(expected.clone()),
         _ => None,
     });
-    assert_eq!(expected, Some(vec![nodeset_bus::protocol::Expected { link: id, node: "viewer".to_owned() }]));
+    assert_eq!(
+        expected,
+        Some(vec![nodeset_bus::protocol::Expected { link: id, node: "viewer".to_owned(), late: false }])
+    );
     assert_eq!(list_link(&heard).unwrap().link, id);
 }
 

@@ -347,6 +347,7 @@ fn names(heard: &[ToNode]) -> Vec<&'static str> {
             ToNode::Signal { .. } => "Signal",
             ToNode::ListLink(_) => "ListLink",
             ToNode::EnterLink(_) => "EnterLink",
+            ToNode::LinkLate { .. } => "LinkLate",
             ToNode::LinkReady { .. } => "LinkReady",
             ToNode::Demote { .. } => "Demote",
             ToNode::RemoveLink { .. } => "RemoveLink",

@@ -597,7 +597,7 @@ impl Node {
                 Some(mine) => mine.ended = true,
                 None => self.say(ToDispatcher::LinkLeft { link, evicted: false }),
             },
-            ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
+            ToNode::LinkLate { .. } | ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
             ToNode::Renamed { name } => self.name = Some(name),
             ToNode::Listing(_)
             | ToNode::ListingEnd

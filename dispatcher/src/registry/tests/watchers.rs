@@ -92,12 +92,12 @@ fn nobody_waits_for_a_publisher_or_subscriber_that_is_slow_or_stopped() {
         table.hears(&publisher);
         let expected = |heard: &[ToNode]| {
             let found = heard.iter().find_map(|it| match it {
-                ToNode::Subscribed { expected, .. } | ToNode::Advertised { expected, .. } => Some(expected.len()),
+                ToNode::Subscribed { expected, .. } | ToNode::Advertised { expected, .. } => Some(expected[0].late),
                 _ => None,
             });
             found.expect("an answer")
         };
-        for (now, wanted) in [(Health::Alive, 1), (health, 0)] {
+        for (now, wanted) in [(Health::Alive, false), (health, true)] {
             table.feels(&publisher, now);
             table.feels(&subscriber, now);
             let asks = table.attach("asks");
@@ -108,6 +108,29 @@ fn nobody_waits_for_a_publisher_or_subscriber_that_is_slow_or_stopped() {
             table.publish(&asks, "b", Schema::bytes());
             assert_eq!(expected(&table.hears(&asks)), wanted, "{now}");
         }
+    }
+}
+
+#[test]
+fn who_waits_for_a_link_is_told_when_its_other_end_gets_late() {
+    for (until, late) in STATES.into_iter().flat_map(|until| [(until, Health::Slow), (until, Health::Stopped)]) {
+        let mut pair = Pair::new(until);
+        pair.deaf();
+        let wanted = if until == Until::LinkReady { vec![] } else { vec![ToNode::LinkLate { link: pair.id }] };
+        let (publisher, subscriber) = (pair.publisher.clone(), pair.subscriber.clone());
+        pair.table.feels(&publisher, late);
+        assert_eq!(pair.subscriber_hears(), wanted, "{until:?}");
+        pair.table.feels(&publisher, Health::Alive);
+        pair.table.feels(&subscriber, late);
+        assert_eq!((pair.publisher_hears(), pair.subscriber_hears()), (wanted, vec![]), "{until:?}");
+        // It is made all the same.
+        if until < Until::EnterLink {
+            pair.listed();
+        }
+        if until < Until::LinkReady {
+            pair.entered();
+        }
+        assert!(pair.table.link(pair.id).is_ready());
     }
 }
 
