@@ -48,6 +48,8 @@
 
 pub mod atomics;
 pub mod evict;
+#[cfg(nodeset_failpoints)]
+pub mod failpoint;
 mod footprint;
 pub mod inlet;
 mod line;

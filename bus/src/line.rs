@@ -137,6 +137,7 @@ impl<W: Words> OwnLine<W> {
     }
 
     /// Asks for nothing, whatever an earlier link left here.
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     pub(crate) fn clear_all(&self) {
         for word in (0..64).step_by(8) {
             // PAIRS block-left: Release here, Acquire in LineView::from and LineView::collect_pins.
@@ -145,6 +146,7 @@ impl<W: Words> OwnLine<W> {
     }
 
     /// Sets one of the words `from` and `at`; generation 0 clears it.
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     pub(crate) fn set(&self, word: usize, generation: u64) {
         let value = if generation == 0 { 0 } else { self.tag.word(generation) };
         // PAIRS block-left: Release here, Acquire in LineView::from and LineView::collect_pins.
@@ -169,6 +171,7 @@ impl<W: Words> OwnLine<W> {
     }
 
     /// Names `line` in the `more` word at `more`; returns its `held` words and its own `more` word.
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     pub(crate) fn chain(&self, more: usize, line: u32) -> (Vec<usize>, usize) {
         let at = crate::page::line_at(line);
         let held: Vec<usize> = (0..HELD_IN_FURTHER).map(|index| at + 8 * index).collect();
@@ -182,6 +185,7 @@ impl<W: Words> OwnLine<W> {
     }
 
     /// Sets a `held` word; generation 0 clears it.
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     pub(crate) fn hold(&self, word: usize, generation: u64) {
         let value = if generation == 0 { 0 } else { self.tag.word(generation) };
         // PAIRS block-left: Release here, Acquire in LineView::collect_pins.

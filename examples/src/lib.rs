@@ -2,6 +2,7 @@
 //! machine, and [`performance`], what NodeSet makes of them, for `performance1`; [`scale`], many nodes at once; [`soak`], which
 //! kills at random.
 
+pub mod crash;
 pub mod machine;
 pub mod measure;
 pub mod performance;

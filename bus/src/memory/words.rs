@@ -157,6 +157,16 @@ impl SharedWords {
     }
 }
 
+/// A store that others see: two points at which `crash_table` kills the process, and nothing else anywhere else.
+#[inline(always)]
+#[cfg_attr(nodeset_failpoints, track_caller)]
+fn shared_store<R>(store: impl FnOnce() -> R) -> R {
+    #[cfg(nodeset_failpoints)]
+    return crate::failpoint::around(std::panic::Location::caller(), store);
+    #[cfg(not(nodeset_failpoints))]
+    store()
+}
+
 // By value and out of line: what `assert!` would format by reference costs the hot path stores to the stack, and stores are what
 // it has least of while the lines it writes are still on their way.
 #[cold]
@@ -182,25 +192,29 @@ impl Words for SharedWords {
     }
 
     #[inline(always)]
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     fn store(&self, at: usize, value: u64) {
-        self.word(at, self.writable).store(value, Ordering::Relaxed);
+        shared_store(|| self.word(at, self.writable).store(value, Ordering::Relaxed));
     }
 
     #[inline(always)]
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     fn store_release(&self, at: usize, value: u64, _fact: Fact) {
         // PAIRS words: Release here, Acquire in load_acquire; the fact is named by the caller.
-        self.word(at, self.writable).store(value, Ordering::Release);
+        shared_store(|| self.word(at, self.writable).store(value, Ordering::Release));
     }
 
     #[inline(always)]
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     fn swap(&self, at: usize, value: u64) -> u64 {
-        self.word(at, self.writable).swap(value, Ordering::Relaxed)
+        shared_store(|| self.word(at, self.writable).swap(value, Ordering::Relaxed))
     }
 
     #[inline(always)]
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     fn add_release(&self, at: usize, value: u64, _fact: Fact) {
         // PAIRS words: Release here, Acquire in load_acquire; the fact is named by the caller.
-        self.word(at, self.writable).fetch_add(value, Ordering::Release);
+        shared_store(|| self.word(at, self.writable).fetch_add(value, Ordering::Release));
     }
 
     #[inline(always)]

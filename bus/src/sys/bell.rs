@@ -50,7 +50,15 @@ impl Bell {
     }
 
     /// Wakes its owner. One system call.
+    #[cfg_attr(nodeset_failpoints, track_caller)]
     pub fn ring(&self) {
+        #[cfg(nodeset_failpoints)]
+        return crate::failpoint::around(std::panic::Location::caller(), || self.write());
+        #[cfg(not(nodeset_failpoints))]
+        self.write();
+    }
+
+    fn write(&self) {
         // EAGAIN: it was rung 2^64 - 2 times and not heard, so it is readable anyway. Anything else is its owner's loss
         // alone.
         while write(&self.fd, &1u64.to_ne_bytes()) == Err(Errno::INTR) {}
