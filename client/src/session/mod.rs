@@ -1,12 +1,14 @@
 //! The session: the one thread of a node that speaks to the dispatcher.
 //!
-//! It holds the socket and the table of what the node publishes, subscribes and is linked to (`table`); hands all of it back
-//! when it has to connect again (`hand_back`); watches the processes at the other ends of links (`peers`). The user's threads
-//! reach it by commands and are answered through channels; messages never pass it.
+//! It holds the socket and the table of what the node publishes, subscribes and is linked to (`table`, `links`); hands all of
+//! it back when it has to connect again (`hand_back`); watches the processes at the other ends of links (`peers`); tells of
+//! the other nodes of the host (`nodes`). The user's threads reach it by commands and are answered through channels; messages
+//! never pass it.
 
 mod attach;
 mod connection;
 mod hand_back;
+mod links;
 mod nodes;
 mod peers;
 mod publications;
