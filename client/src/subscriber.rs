@@ -250,6 +250,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     pub(crate) fn poll(&mut self) -> Result<Option<Found>, ReceiveError> {
         if self.shared.is_fresh() {
             self.take_arrivals();
+            self.give_up_evicted();
         }
         let mut port = self.next;
         for _ in 0..self.ports.len() {
@@ -306,12 +307,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
         match fault {
             InletFault::Evicted { missed } => {
                 if self.handle.core.info().attached {
-                    // Given up, so that a fresh reliable link is made.
-                    let due = self.ports[port].inlet.next_sequence();
-                    let link = self.ports[port].inlet.id();
-                    self.due.push((link, due));
-                    self.handle.core.command(Command::GivenUp(link));
-                    self.retire(port);
+                    self.give_up(port);
+                } else {
+                    // Nobody could make a fresh link.
+                    self.ports[port].evicted = true;
                 }
                 Some(ReceiveError::Evicted { topic, publisher, missed })
             }
@@ -323,8 +322,30 @@ impl<T: Message + ?Sized> Subscriber<T> {
             _ => {
                 self.take_arrivals();
                 self.retire(port);
+                if self.ports.iter().any(|port| port.evicted) {
+                    // What arrived was taken in the middle of a turn.
+                    self.shared.touch();
+                }
                 None
             }
+        }
+    }
+
+    /// Gives up a link, so that a fresh reliable one is made; what lies between is counted then.
+    fn give_up(&mut self, port: usize) {
+        let (link, due) = (self.ports[port].inlet.id(), self.ports[port].inlet.next_sequence());
+        self.due.push((link, due));
+        self.handle.core.command(Command::GivenUp(link));
+        self.retire(port);
+    }
+
+    /// Gives up what was read on only because there was no dispatcher, once there is one.
+    fn give_up_evicted(&mut self) {
+        while let Some(port) = self.ports.iter().position(|port| port.evicted) {
+            if !self.handle.core.info().attached {
+                return;
+            }
+            self.give_up(port);
         }
     }
 

@@ -565,6 +565,8 @@ impl<W: Words> Cursor<W> {
             // Only a demoted link loses its block.
             self.evicted = true;
             self.reliable = false;
+            // Asks for nothing from here on, even if the link is listed as reliable again: its publisher would wait for ever.
+            self.line.set(FROM, 0);
         }
         self.place = Place::NOWHERE;
         // A floor that was put back may let blocks in that were read already.

@@ -118,6 +118,12 @@ impl Table {
 
     // Links, as a subscriber.
 
+    /// Each subscriber looks at its links again.
+    pub(super) fn touch_subscriptions(&self) {
+        self.subscriptions.values().for_each(|subscription| subscription.shared.touch());
+        self.core.waiter.kick();
+    }
+
     pub(super) fn enter_link(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>, outbox: &mut Outbox) {
         let (id, tag, topic) = (enter.link, enter.tag, enter.topic.clone());
         let known = self.subscriptions.get(&id.subscription).and_then(|it| it.links.get(&id));

@@ -287,6 +287,8 @@ impl Session {
             self.outbox.push_back((ToDispatcher::WatchNodes, Vec::new()));
         }
         attached(&self.core, &welcome);
+        // After it is known that there is one: links that were read on without it are given up now.
+        self.table.touch_subscriptions();
     }
 
     fn watch_nodes(&mut self, handler: NodeHandler) {

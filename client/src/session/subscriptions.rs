@@ -34,12 +34,14 @@ pub(crate) struct Port {
     pub(crate) follows: Option<PublicationId>,
     /// That one is read first, and not yet to its end.
     pub(crate) behind: bool,
+    /// Its publisher stopped waiting for it while no dispatcher was there to make a fresh link: it is read on for so long.
+    pub(crate) evicted: bool,
 }
 
 impl Port {
     pub(super) fn new(inlet: Inlet, publisher: Arc<Publisher>) -> Port {
         let follows = inlet.follows();
-        Port { inlet, publisher, follows, behind: false }
+        Port { inlet, publisher, follows, behind: false, evicted: false }
     }
 }
 
@@ -98,6 +100,12 @@ impl SubscriptionShared {
         None
     }
 
+    /// Lets the subscriber look at its links again.
+    pub(crate) fn touch(&self) {
+        // PAIRS inbox-fresh: Release here, Acquire in SubscriptionShared::is_fresh.
+        self.fresh.store(true, Ordering::Release);
+    }
+
     pub(super) fn expect(&self, expected: Vec<Expected>, has: impl Fn(LinkId) -> bool) {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         for Expected { link, node, late } in expected {
@@ -124,7 +132,7 @@ impl SubscriptionShared {
     /// Whether something arrived.
     #[inline]
     pub(crate) fn is_fresh(&self) -> bool {
-        // PAIRS inbox-fresh: Acquire here, Release in SubscriptionShared::push.
+        // PAIRS inbox-fresh: Acquire here, Release in SubscriptionShared::push and touch.
         self.fresh.load(Ordering::Acquire)
     }
 
