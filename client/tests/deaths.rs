@@ -4,38 +4,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::io::{BufRead, BufReader, Lines};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+mod support;
+
+use std::time::Duration;
 
 use nodeset::{Node, NodeEvent, PublishError, Subscriber};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-const ROLE: &str = "NODESET_TEST_ROLE";
-const SOCKET: &str = "NODESET_TEST_SOCKET";
-
-/// bytes; of the messages in these tests, so that blocks end often
-const LEN: usize = 500;
-
-fn message(number: u64) -> Vec<u8> {
-    let mut message = vec![number as u8; LEN];
-    message[..8].copy_from_slice(&number.to_le_bytes());
-    message
-}
-
-fn check(payload: &[u8], number: u64) {
-    assert_eq!(payload, message(number), "message {number}");
-}
+use rustix::process::Signal;
+use support::{DEADLINE, Other, Place, check, events, message, wait_for};
 
 /// What the other processes do; as a test of its own it does nothing.
 #[test]
 fn roles() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    let socket = PathBuf::from(std::env::var_os(SOCKET).unwrap());
+    let Some((role, socket)) = support::role() else { return };
     let node = Node::builder(role.clone()).socket(socket).embedded().standby(Duration::ZERO).connect().unwrap();
     match role.as_str() {
         "publisher" => {
@@ -68,78 +48,6 @@ fn roles() {
             std::thread::park();
         }
         other => panic!("no such role: {other}"),
-    }
-}
-
-struct Other {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Other {
-    fn start(role: &str, socket: &Path) -> Other {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "roles", "--nocapture"])
-            .env(ROLE, role)
-            .env(SOCKET, socket)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Other { child, lines }
-    }
-
-    fn wait_for(&mut self, part: &str) {
-        let found = self.lines.by_ref().map(|line| line.unwrap()).any(|line| line.contains(part));
-        assert!(found, "it ended before it said `{part}`");
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().unwrap())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.path().join("d.sock")
-    }
-
-    fn node(&self, name: &str) -> Node {
-        Node::builder(name).socket(self.socket()).embedded().standby(Duration::ZERO).connect().unwrap()
-    }
-}
-
-fn events(node: &Node) -> Receiver<NodeEvent> {
-    let (sender, receiver) = channel();
-    node.on_event(move |event| drop(sender.send(event.clone())));
-    receiver
-}
-
-fn wait_for(events: &Receiver<NodeEvent>, wanted: impl Fn(&NodeEvent) -> bool) {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let event = events.recv_timeout(until.saturating_duration_since(Instant::now())).expect("the event");
-        if wanted(&event) {
-            return;
-        }
     }
 }
 
