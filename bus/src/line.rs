@@ -41,6 +41,11 @@ pub(crate) const MAX_HELD: usize = 1024;
 const GENERATION_BITS: u32 = 48;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
 
+/// Whether a line's word can name that generation: a log that says otherwise is damaged.
+pub(crate) fn is_generation(generation: u64) -> bool {
+    (1..=GENERATION_MASK).contains(&generation)
+}
+
 /// What a line's word says for this link: tag above generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag(u16);

@@ -164,10 +164,16 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Waits until there is something to receive, or the deadline is over.
     fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
+        let mut in_vain = false;
         loop {
             if let Some(found) = self.poll()? {
                 return Ok(Some(found));
             }
+            // A damaged log may look ready for ever and never give a message.
+            if in_vain && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            in_vain = true;
             self.chase.pause(self.received);
             let came = match self.wait {
                 WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD),

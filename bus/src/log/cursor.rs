@@ -11,7 +11,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::atomics::{Fact, Words};
-use crate::line::{AT, FROM, OwnLine};
+use crate::line::{AT, FROM, OwnLine, is_generation};
 use crate::page::{LayoutError, NodePage, check_magic};
 use crate::protocol::LogShape;
 
@@ -207,10 +207,12 @@ impl<W: Words> Cursor<W> {
             let next_at = at + word.frame_len();
             // Relaxed: published by the commit word.
             let sequence = self.log.load(at + 8);
-            // A frame leaves room for another header in its block.
-            if next_at < self.place.end_at && sequence == self.expected && sequence >= self.wanted {
+            let expected = sequence.wrapping_add(1);
+            // A frame leaves room for another header in its block. Behind the last sequence of all comes 0, which is never above
+            // `wanted`.
+            if next_at < self.place.end_at && sequence == self.expected && expected > self.wanted {
                 self.place.next_at = next_at;
-                self.expected = sequence + 1;
+                self.expected = expected;
                 self.last = Payload { at: at + HEADER_LEN, len: word.len() as usize };
                 return Ok(Some(Frame { sequence, missed_before: 0 }));
             }
@@ -230,6 +232,7 @@ impl<W: Words> Cursor<W> {
         if self.place.generation == 0 && !self.join() && !self.resync() {
             return self.nothing();
         }
+        let mut resyncs = 0;
         loop {
             let at = self.place.next_at;
             // PAIRS frame-committed: Acquire here, Release in Producer::commit, finish and move_to.
@@ -249,8 +252,12 @@ impl<W: Words> Cursor<W> {
                     if second <= self.place.generation {
                         return self.corrupt(at, "a closing frame that names no newer block");
                     }
-                    if !self.go_to(word.len() as usize, second) && !self.resync() {
-                        return self.nothing();
+                    if !self.go_to(word.len() as usize, second) {
+                        resyncs += 1;
+                        // A log in which no block leads on would send us back for ever.
+                        if !self.resync() || resyncs == TRIES {
+                            return self.nothing();
+                        }
                     }
                 }
                 KIND_END => {
@@ -426,6 +433,9 @@ impl<W: Words> Cursor<W> {
     fn enter(&mut self, index: usize, generation: u64) -> bool {
         self.pin = OnceCell::new();
         self.last = Payload::default();
+        if !is_generation(generation) {
+            return false;
+        }
         self.line.set(AT, generation);
         // PAIRS floor-before-lines: keeps the line's store before the load of the floor; the producer's side is
         // Producer::reclaim.
@@ -447,7 +457,8 @@ impl<W: Words> Cursor<W> {
     /// The newest block: its index and generation.
     fn newest(&self) -> Option<(usize, u64)> {
         // PAIRS current-moved: Acquire here, Release in Producer::move_to.
-        let generation = self.log.load_acquire(layout::CURRENT_AT, Fact::CurrentMoved);
+        let generation =
+            Some(self.log.load_acquire(layout::CURRENT_AT, Fact::CurrentMoved)).filter(|&it| is_generation(it))?;
         // Relaxed: a hint, checked against the table when the block is entered.
         let hint = self.log.load(layout::CURRENT_INDEX_AT) as usize;
         if hint < self.layout.blocks && self.log.load(self.layout.row_at(hint)) == generation {
@@ -456,23 +467,22 @@ impl<W: Words> Cursor<W> {
         self.rows().find(|&(_, row_generation, _)| row_generation == generation).map(|(index, ..)| (index, generation))
     }
 
-    /// Index, generation and first sequence of every block that was ever in use.
+    /// Index, generation and first sequence of every block that carries a generation.
     fn rows(&self) -> impl Iterator<Item = (usize, u64, u64)> {
         let touched = (self.log.load(layout::TOUCHED_AT) as usize).min(self.layout.blocks);
-        (0..touched).map(|index| {
+        let rows = (0..touched).map(|index| {
             let row = self.layout.row_at(index);
             // Relaxed: only to choose by; the generation is checked again when the block is entered.
             (index, self.log.load(row), self.log.load(row + 8))
-        })
+        });
+        rows.filter(|&(_, generation, _)| is_generation(generation))
     }
 
     /// The newest block that begins at or before `sequence`, or the oldest that is not gone.
     fn block_holding(&self, sequence: u64) -> Option<(usize, u64)> {
         let floor = self.log.load(layout::FLOOR_AT);
         let (mut holding, mut oldest) = (None, None);
-        for (index, generation, first) in
-            self.rows().filter(|&(_, generation, _)| generation >= floor && generation != 0)
-        {
+        for (index, generation, first) in self.rows().filter(|&(_, generation, _)| generation >= floor) {
             if first <= sequence && holding.is_none_or(|(_, best)| generation > best) {
                 holding = Some((index, generation));
             }
@@ -522,6 +532,12 @@ impl<W: Words> Cursor<W> {
                         self.place = Place::NOWHERE;
                         self.resync();
                     }
+                }
+                if self.place.generation == 0 {
+                    // Every block was gone before it was entered: begin anew.
+                    self.joining = Some(history);
+                    self.left_block();
+                    return false;
                 }
                 // What is no longer held is not missed: it was never promised.
                 self.expected = self.expected.max(self.first_sequence());

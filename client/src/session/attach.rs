@@ -191,6 +191,10 @@ fn next_message(
     timeout: Duration,
 ) -> Result<Received<ToNode>, ConnectError> {
     loop {
+        // Also one who says something all the time, but never what is waited for, has no longer than that.
+        if Instant::now() >= deadline {
+            return Err(ConnectError::TimedOut { path: endpoint.path().to_owned(), waited: timeout });
+        }
         if let Some(received) = connection.receive()? {
             return match received.message {
                 ToNode::Refused { about: About::Session, code, text } => Err(ConnectError::Refused { code, text }),

@@ -7,6 +7,7 @@ use nodeset_bus::inlet::{Inlet, InletSpec};
 use nodeset_bus::log;
 use nodeset_bus::memory::Segment;
 use nodeset_bus::outlet::OutletLink;
+use nodeset_bus::page::{LINES, SLOTS};
 use nodeset_bus::protocol::{EndReason, EnterLink, LinkId, ListLink, NodeId, ToDispatcher};
 use tracing::{debug, info, warn};
 
@@ -23,7 +24,8 @@ impl Table {
 
     pub(super) fn list_link(&mut self, list: ListLink, outbox: &mut Outbox) {
         let ListLink { link: id, subscriber, line, tag, reliable } = list;
-        let listed = self.peers.find(subscriber).filter(|peer| !peer.dead).and_then(|peer| {
+        let peer = self.peers.find(subscriber).filter(|peer| !peer.dead && line < LINES);
+        let listed = peer.and_then(|peer| {
             let publication = self.publications.get_mut(&id.publication).filter(|it| it.epoch == id.epoch)?;
             let log = publication.log.as_ref()?;
             let signal = self.own_signals.get(&peer.uid)?;
@@ -167,6 +169,9 @@ impl Table {
         let signal = peer.signal.clone().ok_or(EnterError::Protocol("`EnterLink` before `Signal`"))?;
         let descriptor =
             descriptors.into_iter().next().ok_or(EnterError::Protocol("`EnterLink` came without a log"))?;
+        if line >= LINES || slot >= SLOTS {
+            return Err(EnterError::Protocol("the link has its line or slot outside of its page"));
+        }
         log::check(shape).map_err(|_| EnterError::Protocol("the log has no valid shape"))?;
         let segment = Segment::from_fd(descriptor)?;
         segment.check_one_writer(log::segment_len(shape))?;

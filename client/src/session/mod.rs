@@ -425,7 +425,7 @@ fn say_all(connection: &mut Connection, outbox: &mut Outbox, deadline: Instant) 
             return;
         }
         // A dispatcher that waits for us to read would never read itself.
-        while let Ok(Some(_)) = connection.receive() {}
+        while Instant::now() < deadline && matches!(connection.receive(), Ok(Some(_))) {}
         let timeout = Timespec { tv_sec: remaining.as_secs() as i64, tv_nsec: remaining.subsec_nanos().into() };
         let mut fds = [PollFd::new(&*connection, PollFlags::OUT)];
         if poll(&mut fds, Some(&timeout)).is_err() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use nodeset_bus::log;
 use nodeset_bus::memory::{Segment, SharedWords};
 use nodeset_bus::outlet::Outlet;
-use nodeset_bus::page::{SIGNAL_PAGE_LEN, SignalPage};
+use nodeset_bus::page::{SIGNAL_PAGE_LEN, SLOTS, SignalPage};
 use nodeset_bus::protocol::{
     About, Expected, LinkId, LogShape, Mismatch, PublicationId, RefusalCode, SubscriptionId, ToDispatcher, ToNode,
 };
@@ -209,7 +209,7 @@ impl Table {
         if publication.log.is_some() {
             return;
         }
-        match make_log(shape, publication, descriptors) {
+        match make_log(shape, slot, publication, descriptors) {
             Ok((segment, mut outlet)) => {
                 if let Some(policy) = publication.evict {
                     let core = Arc::clone(&self.core);
@@ -375,6 +375,7 @@ impl Attached {
 
 fn make_log(
     shape: LogShape,
+    slot: u32,
     publication: &Publication,
     descriptors: Vec<OwnedFd>,
 ) -> Result<(Segment, Outlet), AdvertiseError> {
@@ -382,6 +383,9 @@ fn make_log(
     let descriptor =
         descriptors.into_iter().next().ok_or(AdvertiseError::Protocol("`LogGranted` came without a log"))?;
     log::check(shape)?;
+    if slot >= SLOTS {
+        return Err(AdvertiseError::Protocol("the slot that was granted lies outside of the signal page"));
+    }
     let segment = Segment::from_fd(descriptor).map_err(failed)?;
     if segment.len() < log::segment_len(shape) {
         return Err(AdvertiseError::Protocol("the log that came is too short for its shape"));
