@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nodeset_bus::memory::Segment;
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::record;
 use nodeset_bus::protocol::*;
@@ -338,4 +339,52 @@ fn without_descriptors_whoever_connects_hears_why() {
     });
     peaceful.goes_on(&path);
     drop(program);
+}
+
+/// Descriptors that are neither a log nor a page: a device, a folder, a pipe, a bell, memory that is too short.
+fn descriptors_of_other_kinds() -> [OwnedFd; 5] {
+    [
+        std::fs::File::open("/dev/null").unwrap().into(),
+        std::fs::File::open("/").unwrap().into(),
+        rustix::pipe::pipe().unwrap().0,
+        rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
+        Segment::create("short", 1).unwrap().into(),
+    ]
+}
+
+#[test]
+fn descriptors_of_the_wrong_kind_are_refused_and_harm_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let dispatcher = Running::start(directory.path());
+    let path = &dispatcher.path;
+    let mut peaceful = Peaceful::attach(path);
+    for wrong in descriptors_of_other_kinds() {
+        let publication = PublicationId(random());
+        let advertise = Advertise {
+            publication,
+            epoch: 1,
+            topic: "b".to_owned(),
+            schema: Schema::bytes(),
+            shape: SHAPE,
+            slot: Some(0),
+        };
+        // A page that is none, a log that is none.
+        let page = ToDispatcher::Hello(Hello::back(NodeId(random()), "back"));
+        let (life_line, _end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut raw = Raw::connect(path);
+        raw.send(&page, &[life_line.as_fd(), wrong.as_fd()]);
+        raw.hang_up_after_words();
+        let heard = raw.until_closed();
+        assert!(heard.iter().any(|it| matches!(it, ToNode::Refused { .. })), "a page: {heard:?}");
+        let mut node = RawNode::attach(path, "back");
+        node.reattach(path);
+        node.raw.send(&ToDispatcher::Advertise(advertise), &[wrong.as_fd()]);
+        let (code, text) = node.raw.expect_refused(About::Publication(publication));
+        assert!(matches!(code, RefusalCode::Damaged | RefusalCode::Protocol), "{code:?}: {text}");
+        // What others share with it is not asked for here; whatever becomes of it, nobody else is harmed.
+        node.raw.send(&ToDispatcher::Signal { uid: 0 }, &[wrong.as_fd()]);
+        node.raw.hang_up_after_words();
+        node.raw.until_closed();
+    }
+    peaceful.goes_on(path);
 }
