@@ -47,6 +47,7 @@
 #![deny(unsafe_code)]
 
 pub mod atomics;
+pub mod board;
 pub mod evict;
 #[cfg(nodeset_failpoints)]
 pub mod failpoint;

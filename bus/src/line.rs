@@ -68,6 +68,23 @@ impl Tag {
     }
 }
 
+/// What the words of a line say, for tools.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LineWords {
+    pub(crate) at: Option<u64>,
+    /// `held` words of the line itself that are set
+    pub(crate) held: u32,
+}
+
+impl LineWords {
+    /// Of the words of a line, as many as could be read.
+    pub(crate) fn of(words: &[u64], tag: u16) -> LineWords {
+        let generation = |at: usize| words.get(at / 8).and_then(|word| Tag::new(tag).generation(*word));
+        let held = (0..HELD_IN_LINE).filter(|index| generation(HELD + 8 * index).is_some()).count();
+        LineWords { at: generation(AT), held: held as u32 }
+    }
+}
+
 /// The publisher's view of a line. All that it reads is hostile input: it only ever becomes a number that is compared.
 #[derive(Clone, Debug)]
 pub(crate) struct LineView<W> {

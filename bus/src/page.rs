@@ -35,7 +35,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"NSETNOD\x01");
 /// Word: [`MAGIC`].
 const MAGIC_AT: usize = 0x00;
 /// Word: 1 while the node sleeps and wants its bell rung.
-const ASLEEP_AT: usize = 0x40;
+pub(crate) const ASLEEP_AT: usize = 0x40;
 /// Word: grows while the node's session thread is alive.
 const HEARTBEAT_AT: usize = 0x80;
 

@@ -80,6 +80,19 @@ pub(crate) struct EchoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    /// Print each link: how far its subscriber is behind, and which one of a publication's is slowest. Read from the
+    /// dispatcher's board, also when it is dead
+    #[arg(long)]
+    pub(crate) links: bool,
+
+    /// The board's name, if it is not the instance's
+    #[arg(long, value_name = "NAME", requires = "links")]
+    pub(crate) board: Option<String>,
+
+    /// One JSON object a line
+    #[arg(long, requires = "links")]
+    pub(crate) json: bool,
+
     #[command(flatten)]
     pub(crate) nodeset: AppOptions,
 }

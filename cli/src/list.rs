@@ -13,6 +13,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Box<dyn Error>> {
     args.nodeset.start_logging()?;
+    if args.links {
+        return crate::links::run(args);
+    }
     let table = nodeset::list(&args.nodeset.endpoint()?, TIMEOUT)?;
     match io::stdout().lock().write_all(text(table).as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

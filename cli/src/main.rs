@@ -4,6 +4,7 @@
 
 mod args;
 mod echo;
+mod links;
 mod list;
 mod publish;
 

@@ -69,6 +69,7 @@ pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError
 pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
+pub use nodeset_bus::board;
 pub use nodeset_bus::evict::Evict;
 pub use nodeset_bus::message::{self, Message, Schema};
 pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use nodeset_bus::page::HEARTBEAT_EVERY;
-use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError};
+use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError, check_instance};
 
 use crate::Replace;
 use crate::config::{self, Config};
@@ -37,6 +37,15 @@ pub struct Args {
     /// dispatchers of nodes always make way.)
     #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "ask")]
     pub replace: Option<ReplaceHow>,
+
+    /// Name under which `nodeset list --links` finds what this dispatcher knows, also after its death [default: the
+    /// instance's; none with --socket]
+    #[arg(long, value_name = "NAME")]
+    pub board: Option<String>,
+
+    /// Keep no board: nothing in /dev/shm
+    #[arg(long, conflicts_with = "board")]
+    pub no_board: bool,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as `nodeset_dispatcher=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -123,6 +132,13 @@ impl Args {
             Some(ReplaceHow::Ask) => Replace::Any,
             Some(ReplaceHow::Force) => Replace::Force,
         };
+        if let Some(board) = &self.board {
+            check_instance(board)?;
+            config.board = Some(board.clone());
+        }
+        if self.no_board {
+            config.board = None;
+        }
         let limits = &mut config.limits;
         set(&mut limits.nodes, self.max_nodes);
         set(&mut limits.publications, self.max_publications);

@@ -27,6 +27,8 @@ pub struct Config {
     pub embedded: bool,
     /// Whom it takes the socket from.
     pub replace: Replace,
+    /// The name under which tools find its board; `None` for none. The instance's, unless the socket's path was given.
+    pub board: Option<String>,
     /// Name of this host, as nodes are told.
     pub host: String,
     /// How long a link that only one end named waits for the other end.
@@ -42,10 +44,12 @@ pub struct Config {
 impl Config {
     /// The defaults, at that endpoint.
     pub fn at(endpoint: Endpoint) -> Config {
+        let board = endpoint.instance().map(str::to_owned);
         Config {
             endpoint,
             embedded: false,
             replace: Replace::Embedded,
+            board,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             grace: DEFAULT_GRACE,
             patience: Patience::default(),
@@ -71,9 +75,10 @@ pub fn log_bytes(wished: u64) -> u64 {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { endpoint, embedded, replace, host, grace, patience, limits, queue_bytes } = self;
+        let Config { endpoint, embedded, replace, board, host, grace, patience, limits, queue_bytes } = self;
         let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
         writeln!(f, "socket            {}", endpoint.path().display())?;
+        writeln!(f, "board             {}", board.as_deref().unwrap_or("none"))?;
         writeln!(f, "host              {host}")?;
         writeln!(f, "embedded          {embedded}")?;
         writeln!(f, "replace           {}", format!("{replace:?}").to_lowercase())?;

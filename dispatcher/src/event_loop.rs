@@ -21,6 +21,7 @@ use rustix::net::{SocketFlags, accept_with};
 use tracing::{debug, error, info, warn};
 
 use crate::allocate::{Descriptor, Store, chain, system_failure};
+use crate::board::Keeper;
 use crate::health::Health;
 use crate::heartbeats::Heartbeats;
 use crate::registry::{Action, Failure, Handle, Identity, Input, Kind, Registry, SessionId, Settings, Task};
@@ -111,6 +112,7 @@ struct EventLoop {
     store: Store,
     health: Health,
     heartbeats: Heartbeats,
+    board: Option<Keeper>,
     receiver: Receiver,
     /// Connections may wait to be accepted.
     acceptable: bool,
@@ -147,7 +149,9 @@ impl EventLoop {
             seed: u64::from_ne_bytes(seed),
         });
         let patience = config.patience;
+        let board = Keeper::start(&config);
         Ok(EventLoop {
+            board,
             config,
             listening,
             shutdown,
@@ -247,6 +251,9 @@ impl EventLoop {
         for (node, health) in changed {
             self.handle(Input::Health { node, health });
         }
+        if let Some(board) = &mut self.board {
+            board.look(now, &self.registry, &self.store);
+        }
         for session in std::mem::take(&mut self.listings) {
             self.list(session);
         }
@@ -259,8 +266,9 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let accept = self.accept_after.filter(|_| self.acceptable);
-        let due =
-            [self.registry.poll_timeout(), self.heartbeats.due(), accept, self.retry_at].into_iter().flatten().min();
+        let board = self.board.as_ref().and_then(|board| board.due(now, &self.registry));
+        let due = [self.registry.poll_timeout(), self.heartbeats.due(), board, accept, self.retry_at];
+        let due = due.into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(now))
     }
 
@@ -569,8 +577,14 @@ impl EventLoop {
 
     /// Tells all sessions and lets them go. Their nodes connect again, to whoever is there then.
     fn end(&mut self, ended: Ended) {
-        if ended == Ended::Stopped {
-            self.listening.remove_file();
+        let board = self.board.take();
+        match ended {
+            Ended::Stopped => self.listening.remove_file(),
+            Ended::Replaced => {
+                if let Some(board) = board {
+                    board.leave();
+                }
+            }
         }
         for (_, mut session) in std::mem::take(&mut self.sessions) {
             if let Err(error) = session.send(&ToNode::Leaving, Vec::new(), self.config.queue_bytes) {

@@ -33,6 +33,7 @@ pub mod registry;
 
 mod allocate;
 mod args;
+mod board;
 mod embedded;
 mod event_loop;
 mod health;

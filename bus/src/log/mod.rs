@@ -9,6 +9,7 @@
 
 mod cursor;
 mod frame;
+mod glimpse;
 mod held;
 mod layout;
 mod links;
@@ -17,6 +18,7 @@ mod pool;
 mod producer;
 
 pub use cursor::{Cursor, CursorFault, CursorSpec, Frame, Payload};
+pub use glimpse::{Glimpse, LineState, LogState, glimpse_asleep, glimpse_line};
 pub use held::{Pin, TooManyHeld};
 pub(crate) use layout::FENCING_AT;
 pub use layout::{

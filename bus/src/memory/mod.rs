@@ -8,9 +8,11 @@
 //! every further writable mapping; whoever made it then reads the seals back from its own descriptor.
 
 mod mapping;
+mod named;
 mod segment;
 mod words;
 
 pub use mapping::Mapping;
+pub(crate) use named::Named;
 pub use segment::{Segment, SegmentError};
 pub use words::SharedWords;

@@ -121,6 +121,11 @@ impl Endpoint {
         self.place
     }
 
+    /// The instance from whose name the path followed; `None` when the path was given.
+    pub fn instance(&self) -> Option<&str> {
+        if self.place == Place::Explicit { None } else { self.path.file_stem()?.to_str() }
+    }
+
     /// Checks, before a connection is made, that nobody else could have put the socket there. A folder that does not exist
     /// passes: then nobody is there. A path that was given passes: who gives it answers for it.
     ///
@@ -218,7 +223,12 @@ pub enum EndpointError {
     },
 }
 
-fn check_instance(instance: &str) -> Result<(), EndpointError> {
+/// Checks a name for an instance or its board.
+///
+/// # Errors
+///
+/// [`EndpointError::Instance`].
+pub fn check_instance(instance: &str) -> Result<(), EndpointError> {
     let fits = (1..=64).contains(&instance.len())
         && !instance.starts_with('.')
         && instance.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));

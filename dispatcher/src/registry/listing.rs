@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use nodeset_bus::protocol::{LinkId, Listing, NodeId, PublicationId, SubscriptionId};
+use nodeset_bus::protocol::{LinkId, Listing, LogShape, NodeId, PublicationId, SubscriptionId};
 
 use super::Registry;
 
@@ -68,7 +68,70 @@ impl ListCursor {
     }
 }
 
+/// A publication that exists for others.
+#[derive(Debug, Clone)]
+pub struct PublicationRow {
+    /// Which one.
+    pub id: PublicationId,
+    /// Where it publishes.
+    pub topic: String,
+    /// Name of its node.
+    pub node: String,
+    /// Name of its messages' type.
+    pub schema: String,
+    /// Layout of its log.
+    pub shape: LogShape,
+}
+
+/// A link that is ready.
+#[derive(Debug, Clone)]
+pub struct LinkRow {
+    /// Which one.
+    pub id: LinkId,
+    /// Whose page has its line.
+    pub subscriber: NodeId,
+    /// Name of that node.
+    pub name: String,
+    /// Its line.
+    pub line: u32,
+    /// The tag of its words.
+    pub tag: u16,
+    /// It was asked for as a reliable one.
+    pub reliable: bool,
+    /// The publisher does not wait for it any more.
+    pub demoted: bool,
+}
+
 impl Registry {
+    /// How many nodes, publications and subscriptions there are.
+    pub fn counts(&self) -> [u64; 3] {
+        [self.nodes.len(), self.publications.len(), self.subscriptions.len()].map(|count| count as u64)
+    }
+
+    /// Publications that exist for others.
+    pub fn live_publications(&self) -> impl Iterator<Item = PublicationRow> + '_ {
+        self.publications.iter().filter(|(_, it)| it.is_live()).map(|(&id, it)| PublicationRow {
+            id,
+            topic: it.topic.clone(),
+            node: self.name_of(it.node),
+            schema: it.schema.name().to_owned(),
+            shape: it.shape,
+        })
+    }
+
+    /// Links that are ready.
+    pub fn ready_links(&self) -> impl Iterator<Item = LinkRow> + '_ {
+        self.links.iter().filter(|(_, it)| it.is_ready()).map(|(&id, it)| LinkRow {
+            id,
+            subscriber: it.subscriber,
+            name: self.name_of(it.subscriber),
+            line: it.line,
+            tag: it.tag,
+            reliable: it.reliable,
+            demoted: it.demoted,
+        })
+    }
+
     fn count_ready<'a>(&self, links: impl IntoIterator<Item = &'a LinkId>) -> u32 {
         let ready = links.into_iter().filter(|link| self.links.get(link).is_some_and(|link| link.is_ready()));
         u32::try_from(ready.count()).unwrap_or(u32::MAX)

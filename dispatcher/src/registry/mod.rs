@@ -50,7 +50,7 @@ use tracing::{debug, warn};
 pub use action::{Action, Handle, Kind, Task};
 pub use input::{Failure, Identity, Input, SessionId};
 pub use limits::Limits;
-pub use listing::ListCursor;
+pub use listing::{LinkRow, ListCursor, PublicationRow};
 
 use link::Link;
 use node::Node;
