@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use rkyv::rancor::Error as Invalid;
 use rkyv::util::AlignedVec;
@@ -203,16 +203,16 @@ impl BoardWriter {
         // A reader looks at the lock, copies, looks again. The kernel copies for it; a copy that is torn all the same does not pass
         // the validation.
         self.memory.store(at, lock - 1, Ordering::Relaxed);
-        // PAIRS board-lock: keeps the odd lock before the content; the other side is the reader's pread of both (read_from).
-        std::sync::atomic::fence(Ordering::SeqCst);
+        // PAIRS board-lock: Release here, before the content; Acquire in read_from.
+        fence(Ordering::Release);
         self.memory.store(at + 8, content.len() as u64, Ordering::Relaxed);
         for (index, bytes) in content.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..bytes.len()].copy_from_slice(bytes);
             self.memory.store(at + SLOT_HEADER + 8 * index, u64::from_ne_bytes(word), Ordering::Relaxed);
         }
-        // PAIRS board-lock: keeps the content before the even lock; the other side is the reader's pread of both (read_from).
-        std::sync::atomic::fence(Ordering::SeqCst);
+        // PAIRS board-lock: Release here, behind the content; Acquire in read_from.
+        fence(Ordering::Release);
         self.memory.store(at, lock, Ordering::Relaxed);
         self.memory.store(NEWEST_AT, slot as u64, Ordering::Relaxed);
         self.locks[slot] = lock;
@@ -316,7 +316,11 @@ fn read_from(file: &File) -> io::Result<Result<Board, String>> {
         }
         let mut content = AlignedVec::<16>::new();
         content.resize(len as usize, 0);
+        // PAIRS board-lock: Acquire here, behind the lock; Release in BoardWriter::write.
+        fence(Ordering::Acquire);
         file.read_exact_at(&mut content, at + SLOT_HEADER as u64)?;
+        // PAIRS board-lock: Acquire here, before the lock; Release in BoardWriter::write.
+        fence(Ordering::Acquire);
         if word(at)? != lock {
             return wrong("it is being written");
         }
