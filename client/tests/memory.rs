@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
+mod support;
+
 use std::time::{Duration, Instant};
 
-use nodeset::{Node, Publisher, Subscriber};
-use tempfile::TempDir;
+use nodeset::{Publisher, Subscriber};
+use support::{DEADLINE, Place};
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// bytes of each message
 const LEN: usize = 50_000;
 /// Messages of a spike: 40 MB.
@@ -19,18 +20,6 @@ fn message(number: u64) -> Vec<u8> {
     let mut message = vec![number as u8; LEN];
     message[..8].copy_from_slice(&number.to_le_bytes());
     message
-}
-
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().unwrap())
-    }
-
-    fn node(&self, name: &str) -> Node {
-        Node::builder(name).socket(self.0.path().join("d.sock")).embedded().connect().unwrap()
-    }
 }
 
 /// Reads everything up to message `next`, without a hole.

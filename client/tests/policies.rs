@@ -2,44 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::sync::mpsc::{Receiver, channel};
+mod support;
+
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use nodeset::{Evict, Node, NodeEvent, Publisher, ReceiveError, Subscriber};
-use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-/// bytes of each message: a few fill a block
-const LEN: usize = 500;
-
-fn message(number: u64) -> [u8; LEN] {
-    let mut message = [number as u8; LEN];
-    message[..8].copy_from_slice(&number.to_le_bytes());
-    message
-}
-
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().unwrap())
-    }
-
-    fn node(&self, name: &str) -> Node {
-        Node::builder(name).socket(self.0.path().join("d.sock")).embedded().connect().unwrap()
-    }
-}
-
-fn events(node: &Node) -> Receiver<NodeEvent> {
-    let (sender, receiver) = channel();
-    node.on_event(move |event| drop(sender.send(event.clone())));
-    receiver
-}
-
-fn wait_for(events: &Receiver<NodeEvent>, wanted: impl Fn(&NodeEvent) -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !wanted(&events.recv_timeout(until.saturating_duration_since(Instant::now())).expect("the event")) {}
-}
+use nodeset::{Evict, NodeEvent, Publisher, ReceiveError, Subscriber};
+use support::{DEADLINE, Place, check, events, message, wait_for};
 
 fn is_evicted(event: &NodeEvent) -> bool {
     matches!(event, NodeEvent::Evicted { peer, .. } if &**peer == "slow")
@@ -61,7 +30,7 @@ impl Account {
             match subscriber.receive_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Some(sample)) => {
                     let number = u64::from_le_bytes(sample[..8].try_into().unwrap());
-                    assert_eq!(*sample, message(number), "whole");
+                    check(&sample, number);
                     assert_eq!(sample.missed_before(), number - self.due, "exactly counted, before message {number}");
                     self.due = number + 1;
                     self.received += 1;
@@ -110,7 +79,7 @@ fn who_lags_too_far_is_given_up_and_hears_of_it() {
     for number in 0..10_000 {
         // The log has no limit of its own worth mentioning: without the policy this would only make it grow.
         publisher.try_publish(&message(number)).unwrap();
-        assert_eq!(*reader.receive().unwrap(), message(number));
+        check(&reader.receive().unwrap(), number);
     }
     wait_for(&evicted, is_evicted);
     assert_eq!(reader.missed(), 0, "whoever keeps up is not given up");
