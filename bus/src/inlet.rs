@@ -98,7 +98,7 @@ impl Inlet {
     /// # Errors
     ///
     /// After `Evicted` reading goes on; after `Ended` and `Corrupt` nothing more comes.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<Frame>, InletFault> {
         self.cursor.poll()
     }

@@ -210,7 +210,7 @@ impl Outlet {
     }
 
     /// Whether a payload of `len` bytes fits without moving on to another block: then [`try_open`](Self::try_open) cannot fail.
-    #[inline]
+    #[inline(always)]
     pub fn has_room(&self, len: usize) -> bool {
         self.producer.fits(len)
     }
@@ -220,7 +220,7 @@ impl Outlet {
     /// # Errors
     ///
     /// When there is no room within `reach`.
-    #[inline]
+    #[inline(always)]
     pub fn try_open(&mut self, len: usize, reach: Reach) -> Result<OpenFrame<'_>, NoRoom> {
         if !self.producer.fits(len) {
             self.open_elsewhere(len, reach)?;
@@ -307,7 +307,7 @@ impl OpenFrame<'_> {
     /// # Panics
     ///
     /// When `len` is more than was opened.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self, len: usize) -> u64 {
         if len > self.len {
             more_than_opened(len, self.len);

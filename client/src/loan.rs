@@ -26,14 +26,14 @@ pub struct Loan<'a> {
 }
 
 impl<'a> Loan<'a> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(mut frame: OpenFrame<'a>) -> Loan<'a> {
         let len = frame.bytes_mut().len();
         Loan { frame, len }
     }
 
     /// Publishes it. Returns its sequence number. Never waits.
-    #[inline]
+    #[inline(always)]
     pub fn send(self) -> u64 {
         let len = self.len;
         self.frame.commit(len)

@@ -401,7 +401,7 @@ impl Publisher<[u8]> {
     /// # Errors
     ///
     /// See [`PublishError`].
-    #[inline]
+    #[inline(always)]
     pub fn loan_uninit(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         if !self.outlet.has_room(len) {
             self.make_room(len)?;

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use nodeset_bus::inlet::{Frame, Kept};
-use nodeset_bus::message::{Message, Schema};
+use nodeset_bus::message::{InvalidMessage, Message, Schema};
 use rkyv::util::AlignedVec;
 
 use crate::error::ReceiveError;
@@ -200,19 +200,21 @@ where
 
 impl<T: Message + ?Sized> Subscriber<T> {
     /// What was found, checked.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sample(&mut self, found: Found) -> Result<Sample<'_, T>, ReceiveError> {
         let copied = self.copy_if_foreign(&found);
         let port = &self.ports[found.port];
         let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
         match T::view(payload) {
             Ok(view) => Ok(Sample { view, payload, frame: found.frame, port, topic: &self.topic, copied }),
-            Err(source) => Err(ReceiveError::Invalid {
-                topic: Arc::clone(&self.topic),
-                publisher: Arc::clone(&port.publisher.node),
-                source,
-            }),
+            Err(source) => Err(self.invalid(&found, source)),
         }
+    }
+
+    #[cold]
+    fn invalid(&self, found: &Found, source: InvalidMessage) -> ReceiveError {
+        let publisher = Arc::clone(&self.ports[found.port].publisher.node);
+        ReceiveError::Invalid { topic: Arc::clone(&self.topic), publisher, source }
     }
 
     /// As [`try_receive`](Self::try_receive), without checking the message's bytes.

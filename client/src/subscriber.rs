@@ -66,7 +66,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// # Errors
     ///
     /// See [`ReceiveError`]; receiving can go on after each of them.
-    #[inline]
+    #[inline(always)]
     pub fn receive(&mut self) -> Result<Sample<'_, T>, ReceiveError> {
         loop {
             if let Some(found) = self.find(None)? {
@@ -80,7 +80,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// # Errors
     ///
     /// As [`receive`](Self::receive).
-    #[inline]
+    #[inline(always)]
     pub fn try_receive(&mut self) -> Result<Option<Sample<'_, T>>, ReceiveError> {
         match self.poll()? {
             Some(found) => self.sample(found).map(Some),
@@ -163,25 +163,28 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// Waits until there is something to receive, or the deadline is over.
+    #[inline(always)]
     fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
-        let mut in_vain = false;
+        match self.poll() {
+            Ok(None) => self.find_waiting(deadline),
+            found => found,
+        }
+    }
+
+    /// The same, when there is nothing now.
+    #[inline(never)]
+    fn find_waiting(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
         loop {
-            if let Some(found) = self.poll()? {
-                return Ok(Some(found));
-            }
-            // A damaged log may look ready for ever and never give a message.
-            if in_vain && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(None);
-            }
-            in_vain = true;
             self.chase.pause(self.received);
             let came = match self.wait {
                 WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD),
                 WaitStrategy::Yield => self.spin(deadline, 1),
                 WaitStrategy::Block => self.spin_briefly(deadline) || self.sleep(deadline)?,
             };
-            if !came {
-                return self.poll();
+            let found = self.poll()?;
+            // A damaged log may look ready for ever and never give a message.
+            if !came || found.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(found);
             }
         }
     }
@@ -252,7 +255,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// The next message of any port, in turns.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Found>, ReceiveError> {
         if self.shared.is_fresh() {
             self.take_arrivals();
@@ -392,7 +395,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// Copies a message whose publisher could change it after it was checked. Says whether it did.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_if_foreign(&mut self, found: &Found) -> bool {
         let port = &self.ports[found.port];
         let foreign = port.publisher.foreign && !self.trusting;

@@ -15,7 +15,7 @@ use crate::line::{AT, FROM, OwnLine, is_generation};
 use crate::page::{LayoutError, NodePage, check_magic};
 use crate::protocol::LogShape;
 
-use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP};
+use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP, frame_len};
 use super::held::{Held, Pin, TooManyHeld};
 use super::layout::{self, Layout};
 use super::links::Ring;
@@ -198,13 +198,13 @@ impl<W: Words> Cursor<W> {
     /// # Errors
     ///
     /// See [`CursorFault`]; after `Evicted` the cursor reads on, after the others it says the same again.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<Frame>, CursorFault> {
         let at = self.place.next_at;
         // PAIRS frame-committed: Acquire here, Release in Producer::commit.
         let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
         if word.is_plain_data() {
-            let next_at = at + word.frame_len();
+            let next_at = at + frame_len(word.len() as usize);
             // Relaxed: published by the commit word.
             let sequence = self.log.load(at + 8);
             let expected = sequence.wrapping_add(1);

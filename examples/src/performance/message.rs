@@ -65,7 +65,7 @@ impl Payload for [u8] {
         publisher.publish(&[]).map(drop)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_end(view: &[u8]) -> bool {
         view.is_empty()
     }
@@ -75,7 +75,7 @@ impl Payload for [u8] {
         fill::sequence(view)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_intact(view: &[u8], number: u64) -> bool {
         fill::is_intact(view, number)
     }
@@ -100,7 +100,7 @@ impl Payload for Short {
         publisher.publish(&Short { number: END, words: [0; 7] }).map(drop)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_end(view: &ArchivedShort) -> bool {
         view.number == END
     }
@@ -110,7 +110,7 @@ impl Payload for Short {
         view.number.to_native()
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_intact(view: &ArchivedShort, number: u64) -> bool {
         let sum = view.words.iter().fold(0_u64, |sum, word| sum.wrapping_add(word.to_native()));
         view.number == number && sum == fill::pattern(number).wrapping_mul(7)
@@ -136,7 +136,7 @@ impl Payload for Long {
         publisher.publish(&Long { number: END, words: Vec::new() }).map(drop)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_end(view: &ArchivedLong) -> bool {
         view.number == END
     }
@@ -146,7 +146,7 @@ impl Payload for Long {
         view.number.to_native()
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_intact(view: &ArchivedLong, number: u64) -> bool {
         let sum = view.words.iter().fold(0_u64, |sum, word| sum.wrapping_add(word.to_native()));
         view.number == number && sum == fill::pattern(number).wrapping_mul(view.words.len() as u64)

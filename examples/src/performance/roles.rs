@@ -252,7 +252,7 @@ struct Seen {
 
 impl Seen {
     /// Checks a message; says whether it was the run's last.
-    #[inline]
+    #[inline(always)]
     fn check<T: Payload + ?Sized>(&mut self, sample: &Sample<'_, T>) -> Result<bool, WorkError> {
         self.due += sample.missed_before();
         self.missed += sample.missed_before();
