@@ -322,6 +322,10 @@ pub enum ReceiveError {
     /// The kernel did not let this thread wait.
     #[error("waiting for messages failed: {0}")]
     Wait(rustix::io::Errno),
+    /// A message was awaited where no Tokio runtime runs, or in one that is shutting down: await within a runtime, or use
+    /// [`receive`](crate::Subscriber::receive). Only with the feature `tokio`.
+    #[error("no Tokio runtime runs here: await messages within one, or receive them without `await`")]
+    NoRuntime,
 }
 
 /// A link's log cannot be read; for logs, the link is then given up.

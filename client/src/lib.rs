@@ -45,6 +45,11 @@
 //! A node has one thread of its own, for what it says to the dispatcher; messages never pass it. Waiting threads spin for some
 //! microseconds before they sleep ([`WaitStrategy`]).
 //!
+//! # Features
+//!
+//! - `embedded` (default): a node may run the dispatcher on a thread of its own process.
+//! - `tokio`: `Subscriber::receive_async`, and subscribers are `futures_core::Stream`s.
+//!
 //! # Reading order
 //!
 //! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`]; inside: `session` (the thread that speaks to the dispatcher), `wait` (how
@@ -52,6 +57,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod error;
 mod event;
 mod loan;
@@ -65,6 +72,8 @@ mod subscriber;
 mod table;
 mod wait;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::Receive;
 pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError};
 pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use loan::Loan;

@@ -18,6 +18,8 @@ use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::sample::{OwnedSample, Sample};
 use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
+#[cfg(feature = "tokio")]
+use crate::wait::Waiter;
 use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy};
 
 /// Looks between two looks at the clock.
@@ -50,6 +52,9 @@ pub struct Subscriber<T: Message + ?Sized> {
     missed_earlier: u64,
     /// Links that were given up, and the sequence that was due.
     due: Vec<(LinkId, u64)>,
+    /// Of a task that waits for it.
+    #[cfg(feature = "tokio")]
+    pub(crate) task: crate::asynchronous::WaitingTask,
     messages: PhantomData<fn() -> Box<T>>,
 }
 
@@ -158,7 +163,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     pub fn arm(&mut self) -> Result<Readiness, ReceiveError> {
         let mut ticket = self.handle.core.waiter.ticket();
         ticket.drain().map_err(ReceiveError::Wait)?;
-        let at_most = ticket.wish(self.ports.iter().map(|port| port.inlet.wish()));
+        let at_most = self.wish(&ticket);
         Ok(if self.is_ready() { Readiness::Ready } else { Readiness::Armed(Armed { _ticket: ticket, at_most }) })
     }
 
@@ -235,14 +240,26 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// Sleeps until something may have come; false when the deadline is over.
     fn sleep(&mut self, deadline: Option<Instant>) -> Result<bool, ReceiveError> {
         let mut ticket = self.handle.core.waiter.ticket();
-        let at_most = ticket.wish(self.ports.iter().map(|port| port.inlet.wish()));
+        let at_most = self.wish(&ticket);
         if self.is_ready() {
             return Ok(true);
         }
         ticket.sleep(deadline, at_most).map_err(ReceiveError::Wait)
     }
 
-    /// The same, by those who look again and again.
+    /// The steps before sleeping, see [`Ticket::wish`].
+    #[must_use]
+    pub(crate) fn wish(&self, ticket: &Ticket) -> Option<Duration> {
+        ticket.wish(self.ports.iter().map(|port| port.inlet.wish()))
+    }
+
+    /// What the threads and tasks of its node wait with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn waiter(&self) -> &Arc<Waiter> {
+        &self.handle.core.waiter
+    }
+
+    /// As `is_ready`, by those who look again and again.
     #[inline]
     fn look(&self) -> bool {
         self.ports.iter().any(|port| port.inlet.look()) || self.shared.is_fresh()
@@ -250,7 +267,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Whether [`poll`](Self::poll) has something to say.
     #[inline]
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.ports.iter().any(|port| port.inlet.is_ready()) || self.shared.is_fresh()
     }
 
@@ -593,6 +610,8 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             copy: AlignedVec::new(),
             missed_earlier: 0,
             due: Vec::new(),
+            #[cfg(feature = "tokio")]
+            task: crate::asynchronous::WaitingTask::default(),
             messages: PhantomData,
         };
         let asked = subscriber.handle.core.command(Command::Subscribe(SubscribeRequest {

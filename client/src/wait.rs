@@ -7,10 +7,17 @@
 //!
 //! The bells are registered edge-triggered, so nobody has to read them: each ring is an event of its own, taken by whoever
 //! waits in the kernel next (<https://man7.org/linux/man-pages/man7/epoll.7.html>).
+//!
+//! Tasks and wait sets do not sleep here. They have the descriptor in an epoll instance of their own, edge-triggered: each
+//! of these hears each ring, whoever hears it besides. Only when somebody else takes what rang before their own instance
+//! looked do they not hear of it; so they leave a [`Waker`] with their ticket, and whoever takes what rang wakes them.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(feature = "tokio")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nodeset_bus::memory::SharedWords;
@@ -43,6 +50,9 @@ pub(crate) struct Waiter {
     page: Arc<NodePage<SharedWords>>,
     /// Registered, and so kept open.
     bells: Mutex<Vec<Arc<Bell>>>,
+    /// Rings for tasks that have to look again by themselves; made when one has to.
+    #[cfg(feature = "tokio")]
+    timer: OnceLock<OwnedFd>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -54,6 +64,10 @@ struct State {
     tickets: usize,
     /// Somebody waits in the kernel for all.
     led: bool,
+    /// Number of the next ticket.
+    next_ticket: u64,
+    /// Of those who sleep elsewhere, by the number of their ticket.
+    wakers: Vec<(u64, Waker)>,
 }
 
 impl Waiter {
@@ -66,7 +80,9 @@ impl Waiter {
             local,
             page,
             bells: Mutex::new(Vec::new()),
-            state: Mutex::new(State { epoch: 0, tickets: 0, led: false }),
+            #[cfg(feature = "tokio")]
+            timer: OnceLock::new(),
+            state: Mutex::new(State { epoch: 0, tickets: 0, led: false, next_ticket: 0, wakers: Vec::new() }),
             changed: Condvar::new(),
         })
     }
@@ -84,11 +100,35 @@ impl Waiter {
         self.local.ring();
     }
 
+    /// Makes everybody look again after that time. Of several the last one counts: all look, and ask again.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn kick_in(&self, after: Duration) -> rustix::io::Result<()> {
+        use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+        if self.timer.get().is_none() {
+            let made = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+            // Of several threads one registers the one that is kept.
+            let mut mine = false;
+            let timer = self.timer.get_or_init(|| {
+                mine = true;
+                made
+            });
+            if mine {
+                let data = epoll::EventData::new_u64(2);
+                epoll::add(&self.epoll, timer, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+            }
+        }
+        let Some(timer) = self.timer.get() else { return Ok(()) };
+        let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(after) };
+        rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
+    }
+
     /// Announces that a thread is about to sleep.
     pub(crate) fn ticket(self: &Arc<Self>) -> Ticket {
         let mut state = self.lock();
         state.tickets += 1;
-        Ticket { epoch: state.epoch, waiter: Arc::clone(self) }
+        state.next_ticket += 1;
+        Ticket { epoch: state.epoch, number: state.next_ticket, waiter: Arc::clone(self) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,7 +137,7 @@ impl Waiter {
 
     /// Takes what rang from the kernel; says whether anything did.
     fn take_events(&self, timeout: Option<Duration>) -> rustix::io::Result<bool> {
-        let timeout = timeout.map(|it| Timespec { tv_sec: it.as_secs() as i64, tv_nsec: it.subsec_nanos().into() });
+        let timeout = timeout.map(timespec);
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 16];
         match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
             Ok((rang, _)) => Ok(!rang.is_empty()),
@@ -105,6 +145,23 @@ impl Waiter {
             Err(Errno::INTR) => Ok(true),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Something rang, and was taken from the kernel: everybody looks again.
+    fn advance(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.epoch += 1;
+        if state.tickets > 1 {
+            self.changed.notify_all();
+        }
+        if state.wakers.is_empty() {
+            return state;
+        }
+        let wakers = std::mem::take(&mut state.wakers);
+        // What they wake may ask for a ticket, or give one back.
+        drop(state);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        self.lock()
     }
 }
 
@@ -114,9 +171,14 @@ impl AsFd for Waiter {
     }
 }
 
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+}
+
 /// Somebody who sleeps or is about to.
 pub(crate) struct Ticket {
     waiter: Arc<Waiter>,
+    number: u64,
     epoch: u64,
 }
 
@@ -157,9 +219,8 @@ impl Ticket {
                 state.led = true;
                 drop(state);
                 let rang = self.waiter.take_events(timeout);
-                state = self.waiter.lock();
+                state = if matches!(rang, Ok(false)) { self.waiter.lock() } else { self.waiter.advance() };
                 state.led = false;
-                state.epoch += u64::from(!matches!(rang, Ok(false)));
                 if state.tickets > 1 {
                     // They look for themselves, or one of them leads from now on.
                     self.waiter.changed.notify_all();
@@ -176,17 +237,35 @@ impl Ticket {
     /// Takes what rang so far, so that the descriptor is readable only by what comes from now on.
     pub(crate) fn drain(&mut self) -> rustix::io::Result<()> {
         let rang = self.waiter.take_events(Some(Duration::ZERO))?;
-        let mut state = self.waiter.lock();
-        if rang {
-            // It may have been meant for another thread of the node.
-            state.epoch += 1;
-            self.waiter.changed.notify_all();
-            if state.led {
-                self.waiter.kick();
-            }
+        // It may have been meant for another thread of the node.
+        let state = if rang { self.waiter.advance() } else { self.waiter.lock() };
+        if rang && state.led {
+            self.waiter.kick();
         }
         self.epoch = state.epoch;
         Ok(())
+    }
+
+    /// For those who sleep elsewhere: from now on whoever takes what rang uses `waker`, once. Says false when something
+    /// was taken since the ticket was made or this was called last: then look once more.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub(crate) fn wake_with(&mut self, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let mut state = self.waiter.lock();
+        let quiet = state.epoch == self.epoch;
+        self.epoch = state.epoch;
+        let before = match state.wakers.iter_mut().find(|(number, _)| *number == self.number) {
+            Some((_, kept)) => Some(std::mem::replace(kept, waker)),
+            None => {
+                state.wakers.push((self.number, waker));
+                None
+            }
+        };
+        drop(state);
+        // With it may go its task, and with that another ticket.
+        drop(before);
+        quiet
     }
 }
 
@@ -198,6 +277,11 @@ impl Drop for Ticket {
         if state.tickets == 0 {
             self.waiter.page.set_asleep(false);
         }
+        let waker = state.wakers.iter().position(|(number, _)| *number == self.number);
+        let waker = waker.map(|at| state.wakers.swap_remove(at));
+        drop(state);
+        // With it may go its task, and with that another ticket.
+        drop(waker);
     }
 }
 

@@ -2,87 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
+mod support;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::process::{Command, Output};
 
 use nodeset::Node;
 use nodeset_examples::machine::TOPIC;
 use rustix::process::{Pid, Signal, kill_process};
+use support::{Beside, command};
 use tempfile::TempDir;
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// A user to whom nothing belongs.
 const NOBODY: u32 = 65534;
 const MNODE: &str = env!("CARGO_BIN_EXE_mnode");
 const PUBLISH: &str = env!("CARGO_BIN_EXE_mnode_publish");
-
-fn command(program: &str, place: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).arg("--dispatcher").arg(place.join("d.sock")).stdin(Stdio::null());
-    command
-}
-
-/// A program that runs beside the test, ended with it.
-struct Beside {
-    child: Child,
-    out: Receiver<String>,
-    err: Receiver<String>,
-}
-
-impl Beside {
-    fn start(mut command: Command) -> Beside {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out = lines(child.stdout.take().unwrap());
-        let err = lines(child.stderr.take().unwrap());
-        Beside { child, out, err }
-    }
-
-    /// The next line on standard output that has `part` in it.
-    fn line_with(&self, part: &str) -> String {
-        loop {
-            let line = self.out.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no line with {part}"));
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    /// What it has printed is forgotten: what comes next is new.
-    fn forget(&self) {
-        while self.out.try_recv().is_ok() {}
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-fn lines(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines() {
-            let Ok(line) = line else { return };
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn they_find_each_other_without_a_dispatcher_and_survive_each_other() {
