@@ -100,7 +100,7 @@ impl Waiter {
         self.local.ring();
     }
 
-    /// Makes everybody look again after that time. Of several the last one counts: all look, and ask again.
+    /// Makes everybody look again after that time, or earlier if somebody else asked for that.
     #[cfg(feature = "tokio")]
     pub(crate) fn kick_in(&self, after: Duration) -> rustix::io::Result<()> {
         use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
@@ -118,6 +118,10 @@ impl Waiter {
             }
         }
         let Some(timer) = self.timer.get() else { return Ok(()) };
+        let set = rustix::time::timerfd_gettime(timer)?.it_value;
+        if (set.tv_sec, set.tv_nsec) != (0, 0) {
+            return Ok(());
+        }
         let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(after) };
         rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())

@@ -1,0 +1,248 @@
+//! How long it takes to wake whoever waits for a message, by each way to wait, beside the shortest way there is: eventfd and
+//! epoll, back and forth, in the same run.
+//!
+//! Both ends are processes of their own on different cores. Before each round trip the first one is busy for a while, so that
+//! the other one sleeps for certain. Raw and NodeSet's wake-ups take turns; the ratios printed at the end are medians of
+//! those turns. The goal is at most 1.3 for a task.
+
+#![allow(missing_docs, reason = "a program")]
+
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use criterion::Criterion;
+use nodeset::{Node, Publisher, Subscriber};
+use nodeset_examples::measure::wakeup::pause;
+use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
+use nodeset_examples::measure::{
+    Budget, Clock, Cores, Limit, LimitPair, LimitTask, Recorder, Report, Worker, monotonic_ns,
+};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+
+/// How long starting, linking or a run may take beyond what criterion asks for.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Round trips at the start of a run that are not counted.
+const WARM_UP: u64 = 10;
+/// Turns of which the ratio is the median, and how long each end of one takes.
+const TURNS: usize = 15;
+const TURN: Duration = Duration::from_millis(200);
+/// The message that ends a run.
+const END: u64 = u64::MAX;
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How both ends wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Way {
+    /// A thread in `receive`.
+    Thread,
+    /// A task in `receive_async`, in a runtime of one thread.
+    Task,
+}
+
+impl Way {
+    const ALL: [Way; 2] = [Way::Thread, Way::Task];
+
+    fn word(self) -> &'static str {
+        match self {
+            Way::Thread => "receive",
+            Way::Task => "receive_async",
+        }
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Task {
+    Limit(LimitTask),
+    Node { socket: PathBuf, way: Way, pings: bool },
+}
+
+fn main() -> Outcome {
+    if worker::is_worker() {
+        return worker::work(prepare);
+    }
+    let instance = format!("bench-{}", std::process::id());
+    let _node = Node::builder("bench").instance(&instance).embedded().connect()?;
+    let endpoint = nodeset::AppOptions { instance, ..nodeset::AppOptions::default() }.endpoint()?;
+    let cores = Cores::of_this_process();
+    let mut limit = LimitPair::start(Limit::Wakeup, cores, Task::Limit)?;
+    let mut pairs = Vec::new();
+    for way in Way::ALL {
+        pairs.push((way, Pair::start(endpoint.path(), way, cores)?));
+    }
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    bench(&mut criterion, "eventfd and epoll", |budget| raw(&mut limit, budget))?;
+    for (way, pair) in &mut pairs {
+        bench(&mut criterion, way.word(), |budget| pair.run(budget))?;
+    }
+    criterion.final_summary();
+    let quick = std::env::args().any(|argument| argument == "--test");
+    for (way, pair) in &mut pairs {
+        print_ratio(*way, pair, &mut limit, if quick { 1 } else { TURNS })?;
+    }
+    Ok(())
+}
+
+/// One way under criterion, by the medians of its runs.
+fn bench(criterion: &mut Criterion, name: &str, mut run: impl FnMut(Budget) -> Outcome<f64>) -> Outcome {
+    let mut group = criterion.benchmark_group("wakeup");
+    let mut outcome = Ok(());
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|messages| match run(Budget::Messages(messages)) {
+            Ok(p50_ns) => Duration::from_nanos((p50_ns * messages as f64) as u64),
+            Err(error) => {
+                outcome = Err(error);
+                // Criterion cannot be stopped; the error ends the program below.
+                Duration::from_nanos(messages)
+            }
+        });
+    });
+    group.finish();
+    outcome
+}
+
+fn print_ratio(way: Way, pair: &mut Pair, limit: &mut LimitPair, turns: usize) -> Outcome {
+    let (mut ratios, mut figures, mut raws) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..turns {
+        let before = raw(limit, Budget::Time(TURN / 2))?;
+        let figure = pair.run(Budget::Time(TURN))?;
+        let raw = (before + raw(limit, Budget::Time(TURN / 2))?) / 2.0;
+        ratios.push(figure / raw);
+        figures.push(figure);
+        raws.push(raw);
+    }
+    let (ratio, figure, raw) = (median(ratios), median(figures), median(raws));
+    let (word, [figure, raw]) = (way.word(), [figure, raw].map(|ns| ns / 1000.0));
+    println!("wakeup {word:<14} {figure:6.2} us, raw {raw:6.2} us, ratio {ratio:.2}");
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Median of a raw wake-up, in nanoseconds.
+fn raw(limit: &mut LimitPair, budget: Budget) -> Outcome<f64> {
+    Ok(limit.run(budget, DEADLINE)?.headline())
+}
+
+/// Two nodes that wake each other.
+struct Pair {
+    ping: Worker,
+    echo: Worker,
+}
+
+impl Pair {
+    fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
+        let task = |pings| Task::Node { socket: socket.to_owned(), way, pings };
+        let mut ping = Worker::start("ping", cores.first, &task(true), &[])?;
+        let mut echo = Worker::start("echo", cores.second, &task(false), &[])?;
+        Worker::await_all_ready(&mut [&mut ping, &mut echo], DEADLINE)?;
+        Ok(Pair { ping, echo })
+    }
+
+    /// Median of a wake-up, in nanoseconds.
+    fn run(&mut self, budget: Budget) -> Outcome<f64> {
+        self.echo.run(budget)?;
+        self.ping.run(budget)?;
+        let reports = Worker::reports(&mut [&mut self.ping, &mut self.echo], DEADLINE)?;
+        Ok(reports[0].latency.ok_or("no round trip was made")?.p50_ns)
+    }
+}
+
+fn prepare(task: Task, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkError> {
+    let (socket, way, pings) = match task {
+        Task::Limit(limit) => return limit.prepare(descriptors),
+        Task::Node { socket, way, pings } => (socket, way, pings),
+    };
+    let node = Node::builder(if pings { "ping" } else { "echo" }).socket(socket).connect()?;
+    let topic = |pings: bool| format!("{}/{}", way.word(), if pings { "ping" } else { "echo" });
+    let subscriber = node.subscriber::<u64>(topic(!pings)).reliable().create()?;
+    let publisher = node.publisher::<u64>(topic(pings)).create()?;
+    publisher.wait_for_subscribers(1, DEADLINE)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let end = End { publisher, subscriber, way, runtime };
+    Ok(if pings { Box::new(Ping { end, clock: Clock::calibrate() }) } else { Box::new(Echo { end }) })
+}
+
+/// What both have.
+struct End {
+    publisher: Publisher<u64>,
+    subscriber: Subscriber<u64>,
+    way: Way,
+    runtime: Runtime,
+}
+
+struct Ping {
+    end: End,
+    clock: Clock,
+}
+
+impl Role for Ping {
+    fn run(&mut self, budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
+        let Ping { end: End { publisher, subscriber, way, runtime }, clock } = self;
+        let mut recorder = Recorder::new(*clock);
+        let started_ns = monotonic_ns();
+        runtime.block_on(async {
+            for number in 0.. {
+                if number >= WARM_UP && budget.is_spent(recorder.count(), started_ns) {
+                    break;
+                }
+                pause(*clock);
+                let sent = clock.ticks();
+                publisher.publish(&number)?;
+                let answer = receive(subscriber, *way).await?;
+                let ticks = clock.ticks() - sent;
+                if answer != number {
+                    return Err(format!("{answer} came instead of {number}").into());
+                }
+                if number >= WARM_UP {
+                    recorder.round_trip(ticks);
+                }
+            }
+            publisher.publish(&END)?;
+            Ok::<_, WorkError>(())
+        })?;
+        let messages = recorder.count();
+        let latency = recorder.one_way();
+        Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, latency, ..Report::default() })
+    }
+}
+
+struct Echo {
+    end: End,
+}
+
+impl Role for Echo {
+    fn run(&mut self, _budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
+        let End { publisher, subscriber, way, runtime } = &mut self.end;
+        let started_ns = monotonic_ns();
+        let messages = runtime.block_on(async {
+            for messages in 0.. {
+                let number = receive(subscriber, *way).await?;
+                if number == END {
+                    return Ok(messages);
+                }
+                publisher.publish(&number)?;
+            }
+            Err::<u64, WorkError>("the run never ended".into())
+        })?;
+        Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, ..Report::default() })
+    }
+}
+
+async fn receive(subscriber: &mut Subscriber<u64>, way: Way) -> Result<u64, WorkError> {
+    Ok(match way {
+        Way::Thread => subscriber.receive()?.to_native(),
+        Way::Task => subscriber.receive_async().await?.to_native(),
+    })
+}
