@@ -37,6 +37,10 @@ pub enum Fact {
     ModeBeforeCommit,
     /// A segment's header, by its version word: Release where it is made, Acquire where it is opened.
     SegmentReady,
+    /// Bytes of a stream, by the write index: Release in the sender, Acquire in the receiver.
+    StreamWritten,
+    /// All reads of a stream's bytes are over, by the read index: Release in the receiver, Acquire in the sender.
+    StreamRead,
 }
 
 /// Words of 64 bits that several parties may touch at once, addressed by byte offset (a multiple of 8).

@@ -38,11 +38,12 @@
 //! 3. `line` and [`page`]: what a subscriber says of itself to its publishers.
 //! 4. [`wake`]: how a sleeper is woken for the price of one cached load a message.
 //! 5. [`outlet`] and [`inlet`]: all of that put together; [`evict`]: whom a publisher gives up.
-//! 6. [`message`] and [`topic`]: what is sent, and where to.
-//! 7. [`protocol`]: what nodes and dispatcher say to each other.
-//! 8. [`memory`] and [`sys`]: the kernel's part.
+//! 6. [`stream`]: the ring for exactly one sender and one receiver.
+//! 7. [`message`] and [`topic`]: what is sent, and where to.
+//! 8. [`protocol`]: what nodes and dispatcher say to each other.
+//! 9. [`memory`] and [`sys`]: the kernel's part.
 //!
-//! Unsafe code stands in `memory`, `log`, `message` and `sys` only.
+//! Unsafe code stands in `memory`, `log`, `stream`, `message` and `sys` only.
 
 #![deny(unsafe_code)]
 
@@ -63,6 +64,8 @@ pub mod message;
 pub mod outlet;
 pub mod page;
 pub mod protocol;
+#[allow(unsafe_code)]
+pub mod stream;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod topic;

@@ -206,6 +206,25 @@ impl Segment {
         Mapping::new(self.fd.as_fd(), self.len, false)
     }
 
+    /// Maps the segment for reading and writing, and directly behind it once more the part from `ring_at` (bytes, whole
+    /// pages) on: the bytes of a ring are then one behind the other wherever one starts. A child of fork does not get it.
+    ///
+    /// # Errors
+    ///
+    /// When it was sealed for one writer, there is nothing behind `ring_at`, or the kernel refuses.
+    pub fn map_ring_writable(&self, ring_at: u64) -> Result<Mapping, SegmentError> {
+        Mapping::ring(self.fd.as_fd(), self.len, ring_at, true)
+    }
+
+    /// The same for reading.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing behind `ring_at`, or the kernel refuses.
+    pub fn map_ring_readable(&self, ring_at: u64) -> Result<Mapping, SegmentError> {
+        Mapping::ring(self.fd.as_fd(), self.len, ring_at, false)
+    }
+
     /// bytes; at least 1
     pub fn len(&self) -> u64 {
         self.len

@@ -102,8 +102,9 @@ impl SharedWords {
     ///
     /// # Safety
     ///
-    /// While the slice lives nobody writes these bytes: the caller has pinned the block in which they lie, and trusts the
-    /// publisher not to write to what it committed (see `docs/security.md`).
+    /// While the slice lives nobody writes these bytes: the caller has pinned the block in which they lie (or has not given
+    /// back that part of a stream's ring), and trusts the writer not to write to what it committed (see
+    /// `docs/security.md`).
     #[inline]
     pub unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         if at > self.len || len > self.len - at {
@@ -126,7 +127,7 @@ impl SharedWords {
     /// # Safety
     ///
     /// While the slice lives nobody else reads or writes these bytes: they lie behind the last committed frame of a block
-    /// that only this producer owns.
+    /// that only this producer owns, or in the part of a stream's ring that its receiver has given back.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "like a cell: exclusive access is the caller's contract")]
     pub unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {

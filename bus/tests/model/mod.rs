@@ -15,6 +15,10 @@ use nodeset_bus::protocol::{LinkId, LogShape, PublicationId, SubscriptionId};
 pub(crate) const BLOCK_LEN: usize = 64;
 /// First block, for up to 3 blocks (see `Layout::new`).
 const BLOCKS_AT: usize = 8192;
+/// The ring of a stream in the models holds two frames with a message of 16 bytes.
+pub(crate) const STREAM_CAPACITY: usize = 2 * STREAM_FRAME;
+const STREAM_FRAME: usize = 32;
+const STREAM_RING_AT: usize = 65536;
 
 /// What a light fence is in a model.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,7 +34,10 @@ struct Inner {
     live: Vec<Option<AtomicU64>>,
     /// The others: written before the threads start, or by one thread only.
     quiet: Vec<StdU64>,
+    /// One for each message that can lie there at once.
     payloads: Vec<UnsafeCell<u64>>,
+    /// Where the first message lies, and how far they are apart.
+    messages: (usize, usize),
     broken: Option<Fact>,
     light: Light,
 }
@@ -46,6 +53,17 @@ pub(crate) struct LoomWords(StdArc<Inner>);
 
 impl LoomWords {
     pub(crate) fn new(len: usize, live: &[usize], broken: Option<Fact>, light: Light) -> LoomWords {
+        LoomWords::with_messages(len, live, 0, (0, 1), broken, light)
+    }
+
+    fn with_messages(
+        len: usize,
+        live: &[usize],
+        payloads: usize,
+        messages: (usize, usize),
+        broken: Option<Fact>,
+        light: Light,
+    ) -> LoomWords {
         let mut words: Vec<Option<AtomicU64>> = (0..len / 8).map(|_| None).collect();
         for &at in live {
             words[at / 8] = Some(AtomicU64::new(0));
@@ -53,7 +71,8 @@ impl LoomWords {
         LoomWords(StdArc::new(Inner {
             live: words,
             quiet: (0..len / 8).map(|_| StdU64::new(0)).collect(),
-            payloads: (0..4).map(|_| UnsafeCell::new(0)).collect(),
+            payloads: (0..payloads).map(|_| UnsafeCell::new(0)).collect(),
+            messages,
             broken,
             light,
         }))
@@ -66,7 +85,17 @@ impl LoomWords {
             live.push(4096 + 32 * block);
             live.extend([0, 16, 32, 48].map(|at| BLOCKS_AT + BLOCK_LEN * block + at));
         }
-        LoomWords::new(BLOCKS_AT + blocks as usize * BLOCK_LEN, &live, broken, light)
+        let (len, messages) = (BLOCKS_AT + blocks as usize * BLOCK_LEN, (BLOCKS_AT, BLOCK_LEN));
+        LoomWords::with_messages(len, &live, blocks as usize, messages, broken, light)
+    }
+
+    /// A stream of [`STREAM_CAPACITY`]. Explored: the write index and both words of each header.
+    pub(crate) fn stream(broken: Option<Fact>) -> LoomWords {
+        let frames = STREAM_CAPACITY / STREAM_FRAME;
+        let headers = (0..frames).flat_map(|frame| [0, 8].map(|at| STREAM_RING_AT + frame * STREAM_FRAME + at));
+        let live: Vec<usize> = [0x80].into_iter().chain(headers).collect();
+        let (len, messages) = (STREAM_RING_AT + STREAM_CAPACITY, (STREAM_RING_AT, STREAM_FRAME));
+        LoomWords::with_messages(len, &live, frames, messages, broken, Light::Full)
     }
 
     /// A node page. Explored: `asleep`, and of line 0 `from`, `at` and the last `held` word (the first to be used).
@@ -87,13 +116,18 @@ impl LoomWords {
     /// Writes a payload, unsynchronised: loom fails if anyone may read it at the same time.
     pub(crate) fn write_payload(&self, at: usize, value: u64) {
         // SAFETY: loom checks that the access is exclusive.
-        self.0.payloads[(at - BLOCKS_AT) / BLOCK_LEN].with_mut(|cell| unsafe { *cell = value });
+        self.payload(at).with_mut(|cell| unsafe { *cell = value });
     }
 
     /// Reads a payload, unsynchronised: loom fails if anyone may write it at the same time.
     pub(crate) fn read_payload(&self, at: usize) -> u64 {
         // SAFETY: loom checks that nobody writes.
-        self.0.payloads[(at - BLOCKS_AT) / BLOCK_LEN].with(|cell| unsafe { *cell })
+        self.payload(at).with(|cell| unsafe { *cell })
+    }
+
+    fn payload(&self, at: usize) -> &UnsafeCell<u64> {
+        let (first, distance) = self.0.messages;
+        &self.0.payloads[(at - first) / distance]
     }
 
     fn ordering(&self, fact: Fact, ordering: Ordering) -> Ordering {
