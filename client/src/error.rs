@@ -328,6 +328,31 @@ pub enum ReceiveError {
     NoRuntime,
 }
 
+/// A [`WaitSet`](crate::WaitSet) cannot wait.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// This descriptor cannot be attached: it is one of a file on disk, which is always ready, or is attached already. Read such
+    /// a file without waiting, or attach a duplicate.
+    #[error("this descriptor cannot be waited for: {0}; files on disk cannot, and a set takes each descriptor once")]
+    Descriptor(#[source] io::Error),
+    /// The kernel refused: most likely the process has too many descriptors (`ulimit -n`).
+    #[error("waiting failed: {0}")]
+    System(#[source] io::Error),
+}
+
+impl From<io::Error> for WaitError {
+    fn from(source: io::Error) -> WaitError {
+        WaitError::System(source)
+    }
+}
+
+impl From<rustix::io::Errno> for WaitError {
+    fn from(errno: rustix::io::Errno) -> WaitError {
+        WaitError::System(errno.into())
+    }
+}
+
 /// A link's log cannot be read; for logs, the link is then given up.
 #[derive(Debug, Error)]
 pub(crate) enum EnterError {

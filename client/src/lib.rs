@@ -71,10 +71,13 @@ mod session;
 mod subscriber;
 mod table;
 mod wait;
+pub mod wait_set;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::Receive;
-pub use error::{AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError};
+pub use error::{
+    AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError, WaitError,
+};
 pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
@@ -90,6 +93,7 @@ pub use sample::{OwnedSample, Sample};
 pub use subscriber::{Armed, Readiness, Samples, Subscriber, SubscriberBuilder};
 pub use table::list;
 pub use wait::WaitStrategy;
+pub use wait_set::{Descriptor, Timer, WaitSet};
 
 #[doc(hidden)]
 pub use nodeset_bus::message::private as __private;

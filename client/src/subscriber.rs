@@ -18,9 +18,7 @@ use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::sample::{OwnedSample, Sample};
 use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
-#[cfg(feature = "tokio")]
-use crate::wait::Waiter;
-use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy};
+use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy, Waiter};
 
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 64;
@@ -254,7 +252,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// What the threads and tasks of its node wait with.
-    #[cfg(feature = "tokio")]
     pub(crate) fn waiter(&self) -> &Arc<Waiter> {
         &self.handle.core.waiter
     }

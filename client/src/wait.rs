@@ -175,7 +175,8 @@ impl AsFd for Waiter {
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+/// A duration, as the kernel takes it.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
@@ -252,7 +253,6 @@ impl Ticket {
 
     /// For those who sleep elsewhere: from now on whoever takes what rang uses `waker`, once. Says false when something
     /// was taken since the ticket was made or this was called last: then look once more.
-    #[cfg(feature = "tokio")]
     #[must_use]
     pub(crate) fn wake_with(&mut self, waker: &Waker) -> bool {
         let waker = waker.clone();
