@@ -353,6 +353,18 @@ impl From<rustix::io::Errno> for WaitError {
     }
 }
 
+/// The handlers of a node cannot be run ([`Node::run`](crate::Node::run)).
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// They are run already: by another thread, or by the one that calls this handler. One runs them at a time.
+    #[error("the handlers of this node are run already: run them once, or make another node")]
+    Running,
+    /// The kernel did not let this thread wait.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+}
+
 /// A link's log cannot be read; for logs, the link is then given up.
 #[derive(Debug, Error)]
 pub(crate) enum EnterError {

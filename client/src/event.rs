@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use nodeset_bus::protocol::{Health, NodeState};
 
+use crate::handlers::{HandlerFailure, HandlerId};
+
 /// Something happened to a node or its links. Messages go on, whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +81,16 @@ pub enum NodeEvent {
     Refused {
         /// Why.
         reason: String,
+    },
+    /// A handler panicked or failed, or was not called because there was something else to know
+    /// ([`Node::on`](crate::Node::on)). Told on the thread that runs the handlers, which goes on.
+    HandlerFailed {
+        /// Which one.
+        handler: HandlerId,
+        /// Its topic; `None` if it is one of a timer.
+        topic: Option<Arc<str>>,
+        /// What went wrong.
+        failure: HandlerFailure,
     },
 }
 

@@ -61,6 +61,7 @@
 mod asynchronous;
 mod error;
 mod event;
+mod handlers;
 mod loan;
 mod node;
 mod options;
@@ -76,9 +77,10 @@ pub mod wait_set;
 #[cfg(feature = "tokio")]
 pub use asynchronous::Receive;
 pub use error::{
-    AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, SubscribeError, WaitError,
+    AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, RunError, SubscribeError, WaitError,
 };
 pub use event::{NodeChange, NodeEvent, NodeInfo};
+pub use handlers::{HandlerFailure, HandlerId, Outcome, RunEnd, StopHandle};
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
 pub use nodeset_bus::board;

@@ -11,6 +11,7 @@ use nodeset_bus::protocol::{Claim, Listing};
 
 use crate::error::ConnectError;
 use crate::event::{NodeChange, NodeEvent};
+use crate::handlers::Handlers;
 use crate::options::AppOptions;
 use crate::publisher::PublisherBuilder;
 use crate::session::{Command, Handle, Settings, attach_first};
@@ -40,7 +41,8 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct Node {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) handlers: Arc<Handlers>,
 }
 
 impl Node {
@@ -92,8 +94,8 @@ impl Node {
         SubscriberBuilder::new(Arc::clone(&self.handle), topic.as_ref())
     }
 
-    /// Calls `handler` with whatever happens to the node from now on, on its session thread: it must not block. It takes the
-    /// place of an earlier one.
+    /// Calls `handler` with whatever happens to the node from now on, on its session thread ([`NodeEvent::HandlerFailed`]: on
+    /// the one that runs the handlers): it must not block. It takes the place of an earlier one.
     pub fn on_event(&self, handler: impl Fn(&NodeEvent) + Send + Sync + 'static) {
         let mut slot = self.handle.core.handler.lock().unwrap_or_else(PoisonError::into_inner);
         let before = slot.replace(Arc::new(handler));
@@ -242,6 +244,6 @@ impl NodeBuilder {
             standby: self.standby,
             backoff_limit: self.backoff_limit,
         })?;
-        Ok(Node { handle: Handle::start(first)? })
+        Ok(Node { handle: Handle::start(first)?, handlers: Arc::default() })
     }
 }

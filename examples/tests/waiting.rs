@@ -1,4 +1,4 @@
-//! The examples that show ways to wait: what their headers promise.
+//! The examples of ways to wait, and the camera: what their headers promise.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
@@ -34,6 +34,20 @@ fn async_tokio_prints_squares() {
 }
 
 #[test]
+fn handlers_print_temperatures() {
+    let place = TempDir::new().unwrap();
+    let printed = output(env!("CARGO_BIN_EXE_handlers"), place.path(), &["--count", "4"]);
+    assert_eq!(printed, promised(include_str!("../src/bin/handlers.rs")));
+}
+
+#[test]
+fn camera_shows_images() {
+    let place = TempDir::new().unwrap();
+    let printed = output(env!("CARGO_BIN_EXE_camera"), place.path(), &["--frames", "3"]);
+    assert_eq!(printed, promised(include_str!("../src/bin/camera.rs")));
+}
+
+#[test]
 fn epoll_chats() {
     let place = TempDir::new().unwrap();
     let start = || {
@@ -64,7 +78,12 @@ fn epoll_chats() {
 
 #[test]
 fn each_explains_its_options() {
-    for program in [env!("CARGO_BIN_EXE_async_tokio"), env!("CARGO_BIN_EXE_epoll")] {
+    for program in [
+        env!("CARGO_BIN_EXE_async_tokio"),
+        env!("CARGO_BIN_EXE_camera"),
+        env!("CARGO_BIN_EXE_epoll"),
+        env!("CARGO_BIN_EXE_handlers"),
+    ] {
         let place = TempDir::new().unwrap();
         let help = output(program, place.path(), &["--help"]);
         for option in ["--dispatcher", "--instance", "--log-level", "--no-embedded"] {

@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Tells the user's handler. Holds no lock meanwhile.
-    fn tell(&self, event: &NodeEvent) {
+    pub(crate) fn tell(&self, event: &NodeEvent) {
         let handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(handler) = handler {
             if catch_unwind(AssertUnwindSafe(|| handler(event))).is_err() {
