@@ -57,6 +57,7 @@
 
 #![deny(unsafe_code)]
 
+mod armed;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod error;
@@ -74,6 +75,7 @@ mod table;
 mod wait;
 pub mod wait_set;
 
+pub use armed::{Armed, Readiness};
 #[cfg(feature = "tokio")]
 pub use asynchronous::Receive;
 pub use error::{
@@ -92,7 +94,7 @@ pub use options::{AppOptions, LogFormat, LogLevelError};
 pub use publisher::{Publisher, PublisherBuilder};
 pub use rkyv;
 pub use sample::{OwnedSample, Sample};
-pub use subscriber::{Armed, Readiness, Samples, Subscriber, SubscriberBuilder};
+pub use subscriber::{Samples, Subscriber, SubscriberBuilder};
 pub use table::list;
 pub use wait::WaitStrategy;
 pub use wait_set::{Descriptor, Timer, WaitSet};

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use nodeset_bus::protocol::{LinkId, SubscriptionId};
 use nodeset_bus::topic::Topic;
 use rkyv::util::AlignedVec;
 
+use crate::armed::Watch;
 use crate::error::{ReceiveError, SubscribeError};
 use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
@@ -50,6 +50,8 @@ pub struct Subscriber<T: Message + ?Sized> {
     missed_earlier: u64,
     /// Links that were given up, and the sequence that was due.
     due: Vec<(LinkId, u64)>,
+    /// For an event loop that waits for it.
+    pub(crate) watch: Watch,
     /// Of a task that waits for it.
     #[cfg(feature = "tokio")]
     pub(crate) task: crate::asynchronous::WaitingTask,
@@ -128,41 +130,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
-    }
-
-    /// Prepares for waiting in a foreign event loop: [`Ready`](Readiness::Ready) when there is something to receive now, else
-    /// [`Armed`](Readiness::Armed): then this subscriber's descriptor ([`AsFd`]) becomes readable when something comes. Keep
-    /// the guard while waiting, receive everything afterwards, then arm again.
-    ///
-    /// The descriptor is the node's: it also becomes readable for its other subscribers.
-    ///
-    /// ```no_run
-    /// use std::os::fd::AsFd;
-    /// use nodeset::{Node, Readiness};
-    /// use rustix::event::{PollFd, PollFlags, poll};
-    ///
-    /// # let node = Node::builder("loop").connect()?;
-    /// let mut subscriber = node.subscriber::<str>("chat").create()?;
-    /// loop {
-    ///     while let Some(text) = subscriber.try_receive()? {
-    ///         println!("{}", &*text);
-    ///     }
-    ///     if let Readiness::Armed(armed) = subscriber.arm()? {
-    ///         poll(&mut [PollFd::new(&subscriber, PollFlags::IN)], None)?;
-    ///         drop(armed);
-    ///     }
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ReceiveError::Wait`].
-    pub fn arm(&mut self) -> Result<Readiness, ReceiveError> {
-        let mut ticket = self.handle.core.waiter.ticket();
-        ticket.drain().map_err(ReceiveError::Wait)?;
-        let at_most = self.wish(&ticket);
-        Ok(if self.is_ready() { Readiness::Ready } else { Readiness::Armed(Armed { _ticket: ticket, at_most }) })
     }
 
     /// Waits until there is something to receive, or the deadline is over.
@@ -420,12 +387,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 }
 
-impl<T: Message + ?Sized> AsFd for Subscriber<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.core.waiter.as_fd()
-    }
-}
-
 impl<T: Message + ?Sized> Drop for Subscriber<T> {
     fn drop(&mut self) {
         self.ports.clear();
@@ -437,36 +398,6 @@ impl<T: Message + ?Sized> Drop for Subscriber<T> {
 impl<T: Message + ?Sized> fmt::Debug for Subscriber<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscriber").field("topic", &self.topic).field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// What [`Subscriber::arm`] found.
-#[derive(Debug)]
-#[must_use = "an armed subscriber is disarmed when this is dropped"]
-pub enum Readiness {
-    /// There is something to receive.
-    Ready,
-    /// The descriptor becomes readable when there is.
-    Armed(Armed),
-}
-
-/// Keeps a subscriber armed.
-pub struct Armed {
-    _ticket: Ticket,
-    at_most: Option<Duration>,
-}
-
-impl Armed {
-    /// How long to wait at most before receiving is tried anyway; `None` where publishers can always tell (the kernel has
-    /// `membarrier`).
-    pub fn at_most(&self) -> Option<Duration> {
-        self.at_most
-    }
-}
-
-impl fmt::Debug for Armed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Armed").field("at_most", &self.at_most).finish_non_exhaustive()
     }
 }
 
@@ -607,6 +538,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             copy: AlignedVec::new(),
             missed_earlier: 0,
             due: Vec::new(),
+            watch: Watch::default(),
             #[cfg(feature = "tokio")]
             task: crate::asynchronous::WaitingTask::default(),
             messages: PhantomData,

@@ -8,7 +8,7 @@
 //! The bells are registered edge-triggered, so nobody has to read them: each ring is an event of its own, taken by whoever
 //! waits in the kernel next (<https://man7.org/linux/man-pages/man7/epoll.7.html>).
 //!
-//! Tasks and wait sets do not sleep here. They have the descriptor in an epoll instance of their own, edge-triggered: each
+//! Tasks, wait sets and foreign event loops do not sleep here. They have the descriptor in an epoll instance of their own, edge-triggered: each
 //! of these hears each ring, whoever hears it besides. Only when somebody else takes what rang before their own instance
 //! looked do they not hear of it; so they leave a [`Waker`] with their ticket, and whoever takes what rang wakes them.
 
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(feature = "tokio")]
 use std::sync::OnceLock;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use nodeset_bus::memory::SharedWords;
@@ -239,18 +239,6 @@ impl Ticket {
         }
     }
 
-    /// Takes what rang so far, so that the descriptor is readable only by what comes from now on.
-    pub(crate) fn drain(&mut self) -> rustix::io::Result<()> {
-        let rang = self.waiter.take_events(Some(Duration::ZERO))?;
-        // It may have been meant for another thread of the node.
-        let state = if rang { self.waiter.advance() } else { self.waiter.lock() };
-        if rang && state.led {
-            self.waiter.kick();
-        }
-        self.epoch = state.epoch;
-        Ok(())
-    }
-
     /// For those who sleep elsewhere: from now on whoever takes what rang uses `waker`, once. Says false when something
     /// was taken since the ticket was made or this was called last: then look once more.
     #[must_use]
@@ -286,6 +274,19 @@ impl Drop for Ticket {
         drop(state);
         // With it may go its task, and with that another ticket.
         drop(waker);
+    }
+}
+
+/// A waker that rings a bell.
+pub(crate) struct Ringer(pub(crate) Bell);
+
+impl Wake for Ringer {
+    fn wake(self: Arc<Self>) {
+        self.0.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.ring();
     }
 }
 

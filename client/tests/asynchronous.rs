@@ -228,12 +228,13 @@ fn whoever_takes_what_rang_wakes_the_tasks() {
     let waker = Waker::from(Arc::clone(&woken));
     let mut future = pin!(awaited.receive_async());
     assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    // Rings, and takes the rings of the links that were made before.
-    drop(beside.arm().unwrap());
+    // A thread that sleeps takes what rang; first of all the rings of the links that were made before.
+    let mut sleep = || assert!(beside.receive_timeout(Duration::from_millis(50)).unwrap().is_none());
+    sleep();
     let before = woken.0.load(Ordering::SeqCst);
     assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     publisher.publish(&7).unwrap();
-    drop(beside.arm().unwrap());
+    sleep();
     assert_eq!(woken.0.load(Ordering::SeqCst), before + 1);
     let Poll::Ready(sample) = future.as_mut().poll(&mut Context::from_waker(&waker)) else { panic!("not ready") };
     assert_eq!(*sample.unwrap(), 7);

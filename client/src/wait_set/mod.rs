@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::{Index, IndexMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nodeset_bus::sys::Bell;
@@ -25,7 +25,7 @@ pub use key::{Id, Key, Ready};
 pub use source::{Descriptor, Source, Timer};
 
 use crate::error::WaitError;
-use crate::wait::{SpinBudget, Ticket, Waiter, timespec};
+use crate::wait::{Ringer, SpinBudget, Ticket, Waiter, timespec};
 use source::{Kind, Member};
 
 /// Looks between two looks at the clock.
@@ -122,18 +122,6 @@ struct Slot {
     member: Option<Box<dyn Member>>,
     /// Of a subscriber: the number of its node.
     node: Option<u32>,
-}
-
-struct Ringer(Bell);
-
-impl Wake for Ringer {
-    fn wake(self: Arc<Self>) {
-        self.0.ring();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.ring();
-    }
 }
 
 /// Ends a wait of a [`WaitSet`] from another thread.
