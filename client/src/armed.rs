@@ -78,7 +78,7 @@ impl<T: Message + ?Sized> AsFd for Subscriber<T> {
 /// A subscriber's descriptor, once somebody asked for it.
 #[derive(Default)]
 pub(crate) struct Watch {
-    own: OnceLock<Result<Own, Errno>>,
+    own: OnceLock<Box<Result<Own, Errno>>>,
 }
 
 struct Own {
@@ -89,7 +89,7 @@ struct Own {
 
 impl Watch {
     fn own(&self, waiter: &Waiter) -> Result<&Own, Errno> {
-        self.own.get_or_init(|| Own::new(waiter)).as_ref().map_err(|errno| *errno)
+        self.own.get_or_init(|| Box::new(Own::new(waiter))).as_ref().as_ref().map_err(|errno| *errno)
     }
 }
 

@@ -117,7 +117,7 @@ enum Ends {
     /// Of a publisher.
     Subscribers { reliable: Box<Reader>, lossy: Box<Reader>, _nodes: [Node; 2] },
     /// Of a subscriber: its publisher, and another subscriber of that one.
-    Publisher { publisher: Box<Publisher<[u8]>>, healthy: Subscriber<[u8]>, _nodes: [Node; 2] },
+    Publisher { publisher: Box<Publisher<[u8]>>, healthy: Box<Subscriber<[u8]>>, _nodes: [Node; 2] },
 }
 
 /// A subscriber of the dying publisher.
@@ -161,7 +161,7 @@ impl Survivors {
         } else {
             let publisher = nodes[0].publisher::<[u8]>(LIVING).block_len(BLOCK_LEN).blocks(BLOCKS).deadline(DEADLINE);
             let publisher = Box::new(publisher.create()?);
-            let healthy = nodes[1].subscriber::<[u8]>(LIVING).reliable().create()?;
+            let healthy = Box::new(nodes[1].subscriber::<[u8]>(LIVING).reliable().create()?);
             Ends::Publisher { publisher, healthy, _nodes: nodes }
         };
         let ledger = Ledger::create()?;
