@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::Criterion;
-use nodeset::{Node, Publisher, Subscriber};
+use nodeset::wait_set::Key;
+use nodeset::{Node, Publisher, Subscriber, WaitSet};
 use nodeset_examples::measure::wakeup::pause;
 use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
 use nodeset_examples::measure::{
@@ -41,15 +42,18 @@ enum Way {
     Thread,
     /// A task in `receive_async`, in a runtime of one thread.
     Task,
+    /// A thread in a wait set.
+    Set,
 }
 
 impl Way {
-    const ALL: [Way; 2] = [Way::Thread, Way::Task];
+    const ALL: [Way; 3] = [Way::Thread, Way::Task, Way::Set];
 
     fn word(self) -> &'static str {
         match self {
             Way::Thread => "receive",
             Way::Task => "receive_async",
+            Way::Set => "wait_set",
         }
     }
 }
@@ -170,16 +174,46 @@ fn prepare(task: Task, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkE
     let publisher = node.publisher::<u64>(topic(pings)).create()?;
     publisher.wait_for_subscribers(1, DEADLINE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let end = End { publisher, subscriber, way, runtime };
+    let receiver = match way {
+        Way::Thread => Receiver::Thread(subscriber),
+        Way::Task => Receiver::Task(subscriber),
+        Way::Set => {
+            let mut set = WaitSet::new()?;
+            let key = set.attach(subscriber)?;
+            Receiver::Set(set, key)
+        }
+    };
+    let end = End { publisher, receiver, runtime };
     Ok(if pings { Box::new(Ping { end, clock: Clock::calibrate() }) } else { Box::new(Echo { end }) })
 }
 
 /// What both have.
 struct End {
     publisher: Publisher<u64>,
-    subscriber: Subscriber<u64>,
-    way: Way,
+    receiver: Receiver,
     runtime: Runtime,
+}
+
+/// A subscriber, waited for in one of the ways.
+enum Receiver {
+    Thread(Subscriber<u64>),
+    Task(Subscriber<u64>),
+    Set(WaitSet, Key<Subscriber<u64>>),
+}
+
+impl Receiver {
+    async fn receive(&mut self) -> Result<u64, WorkError> {
+        Ok(match self {
+            Receiver::Thread(subscriber) => subscriber.receive()?.to_native(),
+            Receiver::Task(subscriber) => subscriber.receive_async().await?.to_native(),
+            Receiver::Set(set, key) => loop {
+                if let Some(number) = set[*key].try_receive()? {
+                    break number.to_native();
+                }
+                set.wait()?;
+            },
+        })
+    }
 }
 
 struct Ping {
@@ -189,7 +223,7 @@ struct Ping {
 
 impl Role for Ping {
     fn run(&mut self, budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
-        let Ping { end: End { publisher, subscriber, way, runtime }, clock } = self;
+        let Ping { end: End { publisher, receiver, runtime }, clock } = self;
         let mut recorder = Recorder::new(*clock);
         let started_ns = monotonic_ns();
         runtime.block_on(async {
@@ -200,7 +234,7 @@ impl Role for Ping {
                 pause(*clock);
                 let sent = clock.ticks();
                 publisher.publish(&number)?;
-                let answer = receive(subscriber, *way).await?;
+                let answer = receiver.receive().await?;
                 let ticks = clock.ticks() - sent;
                 if answer != number {
                     return Err(format!("{answer} came instead of {number}").into());
@@ -224,11 +258,11 @@ struct Echo {
 
 impl Role for Echo {
     fn run(&mut self, _budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
-        let End { publisher, subscriber, way, runtime } = &mut self.end;
+        let End { publisher, receiver, runtime } = &mut self.end;
         let started_ns = monotonic_ns();
         let messages = runtime.block_on(async {
             for messages in 0.. {
-                let number = receive(subscriber, *way).await?;
+                let number = receiver.receive().await?;
                 if number == END {
                     return Ok(messages);
                 }
@@ -238,11 +272,4 @@ impl Role for Echo {
         })?;
         Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, ..Report::default() })
     }
-}
-
-async fn receive(subscriber: &mut Subscriber<u64>, way: Way) -> Result<u64, WorkError> {
-    Ok(match way {
-        Way::Thread => subscriber.receive()?.to_native(),
-        Way::Task => subscriber.receive_async().await?.to_native(),
-    })
 }
