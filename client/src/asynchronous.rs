@@ -167,7 +167,24 @@ fn register(waiter: &Waiter) -> Result<AsyncFd<OwnedFd>, Errno> {
     register().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// A message to come, see [`Subscriber::receive_async`].
+/// A message to come, see [`Subscriber::receive_async`]. Dropped before it was ready it has taken none:
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = Node::builder("patient").instance("doc-receive").embedded().connect()?;
+/// let mut publisher = node.publisher::<u32>("numbers").create()?;
+/// let mut subscriber = node.subscriber::<u32>("numbers").reliable().create()?;
+/// let late = tokio::time::timeout(Duration::from_millis(1), subscriber.receive_async()).await;
+/// assert!(late.is_err());
+/// publisher.publish(&7)?;
+/// assert_eq!(*subscriber.receive_async().await?, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Receive<'a, T: Message + ?Sized> {

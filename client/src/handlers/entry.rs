@@ -18,6 +18,14 @@ const MESSAGES_A_TURN: usize = 64;
 
 /// What a handler may return: nothing, or a `Result` whose error is reported ([`NodeEvent::HandlerFailed`]).
 ///
+/// ```
+/// use nodeset::Outcome;
+///
+/// assert_eq!(().failure(), None);
+/// assert_eq!("7".parse::<i32>().map(drop).failure(), None);
+/// assert_eq!(Err::<(), _>("out of tea").failure().as_deref(), Some("out of tea"));
+/// ```
+///
 /// [`NodeEvent::HandlerFailed`]: crate::NodeEvent::HandlerFailed
 pub trait Outcome {
     /// The error, in words.

@@ -40,6 +40,23 @@ pub enum RunEnd {
 }
 
 /// What went wrong in a handler. It is called again all the same, with the next message.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{HandlerFailure, Node, NodeEvent};
+///
+/// let node = Node::builder("clumsy").instance("doc-handler-failure").embedded().connect()?;
+/// let stop = node.stop_handle();
+/// node.on_event(move |event| {
+///     if let NodeEvent::HandlerFailed { failure, .. } = event {
+///         assert_eq!(*failure, HandlerFailure::Returned("out of tea".to_owned()));
+///         stop.stop();
+///     }
+/// });
+/// node.every(Duration::from_millis(1), || Err::<(), _>("out of tea"));
+/// node.run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandlerFailure {
@@ -47,7 +64,8 @@ pub enum HandlerFailure {
     Panicked(String),
     /// It returned that error.
     Returned(String),
-    /// It was not called: there is something to know instead of a message, see [`ReceiveError`](crate::ReceiveError).
+    /// It was not called: there is something to know instead of a message, see [`ReceiveError`](crate::ReceiveError), or what
+    /// it waits for cannot be waited for, see [`WaitError`].
     Receive(String),
 }
 
@@ -265,7 +283,7 @@ impl Handlers {
 
     fn remove(&self, id: HandlerId) {
         let waiting = self.change(|inbox| match inbox.added.iter().position(|(added, _)| *added == id) {
-            Some(at) => Some(inbox.added.swap_remove(at)),
+            Some(at) => Some(inbox.added.remove(at)),
             None => {
                 inbox.removed.push(id);
                 None
@@ -354,15 +372,14 @@ impl Handlers {
                 Err(error) => report(core, handler, None, HandlerFailure::Receive(error.to_string())),
             }
         }
-        let gone = |entries: &HashMap<Id, (HandlerId, _)>, removed| {
-            entries.iter().find(|(_, (handler, _))| *handler == removed).map(|(id, _)| *id)
-        };
-        for handler in removed {
-            let Some(id) = gone(&runner.entries, handler) else { continue };
-            if let Some((_, mut entry)) = runner.entries.remove(&id) {
-                entry.detach(&mut runner.set);
+        let Runner { set, entries } = runner;
+        entries.retain(|_, (handler, entry)| {
+            let stays = !removed.contains(handler);
+            if !stays {
+                entry.detach(set);
             }
-        }
+            stays
+        });
         stop
     }
 }

@@ -79,6 +79,23 @@ impl<S> fmt::Debug for Key<S> {
 }
 
 /// What a wait found, each member once, in the order of their places in the set.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::time::Duration;
+/// use nodeset::{Timer, WaitSet};
+///
+/// let mut set = WaitSet::new()?;
+/// let tea = set.attach(Timer::after(Duration::from_millis(1)))?;
+/// let eggs = set.attach(Timer::after(Duration::from_millis(2)))?;
+/// // Ask for one,
+/// assert!(set.wait()?.has(tea));
+/// // or go through all.
+/// let names = HashMap::from([(tea.id(), "tea"), (eggs.id(), "eggs")]);
+/// let done: Vec<_> = set.wait()?.into_iter().map(|id| names[&id]).collect();
+/// assert_eq!(done, ["eggs"]);
+/// # Ok::<(), nodeset::WaitError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ready {
     ids: Vec<Id>,

@@ -180,6 +180,15 @@ impl WaitSet {
 
     /// Waits for this, too, from the next wait on. The key leads to it: `set[key]`.
     ///
+    /// ```
+    /// # use nodeset::{Node, WaitSet};
+    /// # let node = Node::builder("reader").instance("doc-attach").embedded().connect()?;
+    /// let mut set = WaitSet::new()?;
+    /// let lines = set.attach(node.subscriber::<str>("log/lines").create()?)?;
+    /// assert_eq!(set[lines].topic(), "log/lines");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`WaitError::Descriptor`] for descriptors that cannot be waited for; [`WaitError::System`].
@@ -202,6 +211,16 @@ impl WaitSet {
     }
 
     /// Gives back what was attached; `None` if it was given back already, or is of another set.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use nodeset::{Timer, WaitSet};
+    /// let (mut set, timer) = (WaitSet::new()?, Timer::every(Duration::from_secs(1)));
+    /// let key = set.attach(timer)?;
+    /// assert_eq!(set.detach(key), Some(timer));
+    /// assert_eq!(set.detach(key), None);
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn detach<S: Source>(&mut self, key: Key<S>) -> Option<S> {
         let slot = self.members.get_mut(key.id().index).filter(|slot| key.id().is(self.id, slot.generation))?;
         let member = slot.member.take()?;
@@ -218,7 +237,7 @@ impl WaitSet {
         member.downcast().ok().map(|source| *source)
     }
 
-    /// What was attached; `None` if it was given back, or is of another set.
+    /// What was attached; `None` if it was given back, or is of another set, where `set[key]` panics.
     pub fn get<S: Source>(&self, key: Key<S>) -> Option<&S> {
         let slot = self.members.get(key.id().index).filter(|slot| key.id().is(self.id, slot.generation))?;
         let member: &dyn Any = slot.member.as_deref()?;
@@ -238,8 +257,9 @@ impl WaitSet {
     }
 
     /// Waits until something is ready, and says what: subscribers that have something to receive, timers that are over,
-    /// descriptors that are ready. Nothing is taken: what is not received is ready the next time, too. Nothing is ready only
-    /// if a [`WakeHandle`] ended the wait.
+    /// descriptors that are ready. Nothing is taken: what is not received is ready the next time, too. A subscriber may be ready
+    /// only because it has heard of a publisher, and then have no message. Nothing is ready only if a [`WakeHandle`] ended the
+    /// wait.
     ///
     /// Looks for some microseconds, then sleeps.
     ///
@@ -251,6 +271,15 @@ impl WaitSet {
     }
 
     /// The same, at most until `deadline`; then nothing is ready.
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// let deadline = Instant::now() + Duration::from_millis(1);
+    /// let mut set = nodeset::WaitSet::new()?;
+    /// assert!(set.wait_until(deadline)?.is_empty());
+    /// assert!(Instant::now() >= deadline);
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     ///
     /// # Errors
     ///

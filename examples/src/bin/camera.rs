@@ -48,7 +48,7 @@ fn main() -> Outcome {
     let camera = std::thread::spawn(move || record(&Node::from_options(&nodeset, "camera")?, frames));
     for number in 1..=frames {
         // The camera says why, if it ends early.
-        let Some(image) = images.receive_timeout(Duration::from_secs(5))? else { break };
+        let Some(image) = images.receive_timeout(Duration::from_secs(30))? else { break };
         let brightness = image.iter().map(|&byte| u64::from(byte)).sum::<u64>() / LEN as u64;
         println!("image {number}: {WIDTH} x {} pixels, brightness {brightness}", image.len() / WIDTH / 3);
     }
