@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use nodeset::{Node, Publisher, ReceiveError, Subscriber};
+use nodeset::{Node, Publisher, Readiness, ReceiveError, Subscriber};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::{DEADLINE, Place};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -162,11 +163,30 @@ fn racing_futures_that_are_dropped_lose_nothing() {
     drop(writer.join().unwrap());
 }
 
+/// The next message, by a thread that sleeps.
+fn sleep_for(subscriber: &mut Subscriber<u64>) -> u64 {
+    subscriber.receive_timeout(DEADLINE).unwrap().expect("a message").to_native()
+}
+
+/// The next message, by an event loop that waits for nothing else.
+fn poll_for(subscriber: &mut Subscriber<u64>) -> u64 {
+    loop {
+        if let Some(number) = subscriber.try_receive().unwrap() {
+            return number.to_native();
+        }
+        if let Readiness::Armed(armed) = subscriber.arm().unwrap() {
+            let at_most = Timespec::try_from(armed.at_most().unwrap_or(DEADLINE)).unwrap();
+            let ready = poll(&mut [PollFd::new(&*subscriber, PollFlags::IN)], Some(&at_most)).unwrap();
+            assert!(ready > 0 || armed.at_most().is_some(), "it was not woken");
+        }
+    }
+}
+
 #[test]
-fn tasks_and_threads_of_one_node_do_not_take_each_others_wake() {
+fn whatever_waits_in_a_node_takes_nobody_elses_wake() {
     let place = Place::new();
     let (one, other) = (place.node("one"), place.node("other"));
-    const TOPICS: usize = 6;
+    const TOPICS: usize = 8;
     const ROUNDS: u64 = 300;
     let runtime = several_threads();
     let (mut publishers, mut answers, mut tasks, mut threads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -175,34 +195,33 @@ fn tasks_and_threads_of_one_node_do_not_take_each_others_wake() {
         let mut subscriber = other.subscriber::<u64>(format!("topic/{at}")).reliable().create().unwrap();
         let mut answer = other.publisher::<u64>(format!("answer/{at}")).create().unwrap();
         answers.push(one.subscriber::<u64>(format!("answer/{at}")).reliable().create().unwrap());
-        if at % 3 == 2 {
-            // Threads take what rings from the kernel.
-            threads.push(std::thread::spawn(move || {
-                for round in 0..ROUNDS {
-                    let number = subscriber.receive_timeout(DEADLINE).unwrap().expect("a message").to_native();
-                    assert_eq!(number, round);
-                    answer.publish(&round).unwrap();
-                }
-            }));
-        } else {
+        if at % 4 < 2 {
             tasks.push(runtime.spawn(async move {
                 for round in 0..ROUNDS {
                     assert_eq!(next(&mut subscriber).await, round);
                     answer.publish(&round).unwrap();
                 }
             }));
+            continue;
         }
+        threads.push(std::thread::spawn(move || {
+            for round in 0..ROUNDS {
+                let number = if at % 4 == 2 { sleep_for(&mut subscriber) } else { poll_for(&mut subscriber) };
+                assert_eq!(number, round);
+                answer.publish(&round).unwrap();
+            }
+        }));
     }
     for round in 0..ROUNDS {
         for at in 0..TOPICS {
             publishers[at].publish(&round).unwrap();
             if (round as usize + at) % 3 == 0 {
                 // Now and then nothing else is on its way.
-                assert_eq!(*answers[at].receive_timeout(DEADLINE).unwrap().expect("an answer"), round);
+                assert_eq!(sleep_for(&mut answers[at]), round);
             }
         }
         for at in (0..TOPICS).filter(|at| (round as usize + at) % 3 != 0) {
-            assert_eq!(*answers[at].receive_timeout(DEADLINE).unwrap().expect("an answer"), round);
+            assert_eq!(sleep_for(&mut answers[at]), round);
         }
     }
     runtime.block_on(async {
