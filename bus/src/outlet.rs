@@ -67,7 +67,8 @@ impl Outlet {
         words.prefault(0..4096);
         words.prefault(first as usize..first as usize + 4 * shape.block_len as usize);
         let links = Arc::new(Links::new(SharedWords::heap(64)));
-        let producer = Producer::create(words, shape, epoch, retention, links);
+        let mut producer = Producer::create(words, shape, epoch, retention, links);
+        producer.ask_before_growing(sys::memory_left);
         let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
         let limit = Duration::from_nanos(u64::from(shape.block_len) * 1_000_000_000 / FAST);
         let pace = Pace { generation: producer.generation(), since: Instant::now(), limit };
@@ -120,6 +121,11 @@ impl Outlet {
     /// bytes of blocks that were ever in use
     pub fn touched_bytes(&self) -> u64 {
         self.producer.footprint().1
+    }
+
+    /// Whether the log would have grown when it last had to, had the control group had memory left ([`sys::memory_left`]).
+    pub fn is_short_of_memory(&self) -> bool {
+        self.producer.is_short_of_memory()
     }
 
     /// Sequence of the next message.

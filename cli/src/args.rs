@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Print who is there: nodes, publications, subscriptions
     List(ListArgs),
     /// Run the dispatcher of this host, as `nodeset-dispatcher` does
-    Dispatcher(nodeset_dispatcher::cli::Args),
+    Dispatcher(Box<nodeset_dispatcher::cli::Args>),
 }
 
 #[derive(Debug, Args)]

@@ -235,7 +235,12 @@ pub enum SubscribeError {
 #[non_exhaustive]
 pub enum PublishError {
     /// The log is full of what reliable subscribers have not read: try again, or see why the slowest one is slow.
-    #[error("the log of `{topic}` is full: {} has not read it{}", named(slowest), after(waited))]
+    #[error(
+        "the log of `{topic}` is full: {} has not read it{}{}",
+        named(slowest),
+        after(waited),
+        short(short_of_memory)
+    )]
     Full {
         /// The topic.
         topic: Arc<str>,
@@ -243,6 +248,8 @@ pub enum PublishError {
         slowest: Option<Arc<str>>,
         /// How long it was waited for room; zero for the calls that do not wait.
         waited: Duration,
+        /// It would have grown, but the control group of this process has hardly any memory left (`memory.max`).
+        short_of_memory: bool,
     },
     /// The message never fits: send it in parts, or give the publisher more or longer blocks.
     #[error("a message of {topic} is too long: its log takes at most {limit} bytes; use more or longer blocks")]
@@ -255,6 +262,14 @@ pub enum PublishError {
     /// The value cannot be archived.
     #[error("the message cannot be serialised: {0}")]
     Unserializable(String),
+}
+
+fn short(of_memory: &bool) -> &'static str {
+    if *of_memory {
+        "; it cannot grow, since memory.max of this process' control group is nearly reached: raise that, or free memory"
+    } else {
+        ""
+    }
 }
 
 fn named(node: &Option<Arc<str>>) -> String {

@@ -255,6 +255,7 @@ impl<T: Message + ?Sized> Publisher<T> {
             topic: Arc::clone(&self.topic),
             slowest: slowest.and_then(|link| self.shared.name_of(link)),
             waited,
+            short_of_memory: self.outlet.is_short_of_memory(),
         };
         match error {
             OutletError::NoRoom(NoRoom::Behind(link)) => full(Some(link)),
@@ -431,7 +432,7 @@ fn refused(topic: &Arc<str>, no_room: NoRoom) -> PublishError {
     let topic = Arc::clone(topic);
     match no_room {
         NoRoom::TooLong { limit } => PublishError::TooLong { topic, limit },
-        _ => PublishError::Full { topic, slowest: None, waited: Duration::ZERO },
+        _ => PublishError::Full { topic, slowest: None, waited: Duration::ZERO, short_of_memory: false },
     }
 }
 

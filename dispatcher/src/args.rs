@@ -4,11 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use nix::unistd::Group;
 use nodeset_bus::page::HEARTBEAT_EVERY;
 use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError, check_instance};
+use thiserror::Error;
 
 use crate::Replace;
 use crate::config::{self, Config};
+use crate::policy;
+use crate::policy::file::PolicyError;
+use crate::registry::Quotas;
 
 /// The NodeSet dispatcher: keeps the table of who publishes and who subscribes on this host, and hands out the shared
 /// memory. Messages never pass through it; nodes go on when it ends, and come back to the next one.
@@ -31,6 +36,20 @@ pub struct Args {
     /// /run/nodeset/NAME.sock for a system service, or a folder of this user's in the temporary directory
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+
+    /// Mode of the socket, in octal: who has the permission to write may connect; root always may [default: 600, or 660 with
+    /// --group]
+    #[arg(long, value_name = "MODE", value_parser = socket_mode)]
+    pub mode: Option<u32>,
+
+    /// Group of the socket, by name or number: its members may connect
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub group: Option<u32>,
+
+    /// File with rules: which user or group may publish or subscribe which topics (docs/security.md). Read again at SIGHUP
+    /// [default: all who can connect may do all]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 
     /// Take over from a dispatcher that is running: it hands its socket over and leaves, nodes go on and come to this one.
     /// With `force`, a process that holds the socket and does not answer is ended, whatever else it does. (Embedded
@@ -83,6 +102,32 @@ pub struct Args {
     #[arg(long, value_name = "BYTES")]
     pub max_queue_bytes: Option<usize>,
 
+    /// Most nodes of each user; as the other --user options, by default a quarter of the whole for each user but the
+    /// dispatcher's own and root
+    #[arg(long, value_name = "N")]
+    pub user_nodes: Option<usize>,
+
+    /// Most publications of each user
+    #[arg(long, value_name = "N")]
+    pub user_publications: Option<usize>,
+
+    /// Most subscriptions of each user
+    #[arg(long, value_name = "N")]
+    pub user_subscriptions: Option<usize>,
+
+    /// Most different topics of each user
+    #[arg(long, value_name = "N")]
+    pub user_topics: Option<usize>,
+
+    /// Most segments of each user: one a node, one a publication
+    #[arg(long, value_name = "N")]
+    pub user_segments: Option<usize>,
+
+    /// Most bytes of each user's segments, touched or not; a log whose publisher asks for no size then gets a sixteenth
+    /// [default: --max-log-bytes for other users]
+    #[arg(long, value_name = "BYTES")]
+    pub user_bytes: Option<u64>,
+
     /// How long, after this dispatcher took over, a link named by one end only waits for the other end [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub grace_seconds: Option<Duration>,
@@ -99,6 +144,18 @@ pub struct Args {
     /// Print what follows from all this, and end
     #[arg(long)]
     pub print_config: bool,
+}
+
+/// The arguments do not make a configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Give another instance or path.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Correct the file.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// How a running dispatcher is replaced.
@@ -124,8 +181,8 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// There is no such place for a socket.
-    pub fn resolve(&self) -> Result<Config, EndpointError> {
+    /// There is no such place for a socket, or the policy cannot be read.
+    pub fn resolve(&self) -> Result<Config, ConfigError> {
         let mut config = Config::resolve(&self.instance, self.socket.as_deref())?;
         config.replace = match self.replace {
             None => Replace::Embedded,
@@ -139,6 +196,11 @@ impl Args {
         if self.no_board {
             config.board = None;
         }
+        config.access.group = self.group;
+        config.access.mode = self.mode.unwrap_or(if self.group.is_some() { 0o660 } else { config.access.mode });
+        if let Some(path) = &self.policy {
+            config.policy = policy::file::read(path)?;
+        }
         let limits = &mut config.limits;
         set(&mut limits.nodes, self.max_nodes);
         set(&mut limits.publications, self.max_publications);
@@ -150,6 +212,14 @@ impl Args {
         set(&mut config.grace, self.grace_seconds);
         set(&mut config.patience.slow_after, self.slow_after);
         set(&mut config.patience.stopped_after, self.stopped_after);
+        config.quotas = Quotas {
+            nodes: self.user_nodes,
+            publications: self.user_publications,
+            subscriptions: self.user_subscriptions,
+            topics: self.user_topics,
+            segments: self.user_segments,
+            bytes: self.user_bytes,
+        };
         Ok(config)
     }
 }
@@ -157,6 +227,28 @@ impl Args {
 fn set<T>(value: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *value = given;
+    }
+}
+
+/// A socket's mode: its owner can connect in any case, and there is nothing to execute.
+fn socket_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => Ok(mode),
+        _ => {
+            Err("give three octal digits, 6 for the owner, then 0, 2, 4 or 6 for group and others; 660 is usual"
+                .to_owned())
+        }
+    }
+}
+
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err("there is no such group on this machine: correct the name, or give a number".to_owned()),
+        Err(error) => Err(format!("it cannot be looked up ({error})")),
     }
 }
 

@@ -1,27 +1,27 @@
 //! The dispatcher as a program: what `nodeset-dispatcher` and `nodeset dispatcher` do.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
-use tracing::info;
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
-pub use crate::args::{Args, LogFormat, Program, ReplaceHow};
+pub use crate::args::{Args, ConfigError, LogFormat, Program, ReplaceHow};
 
 use crate::allocate::{chain, raise_descriptor_limit};
-use crate::{RunError, Shutdown, run};
-use nodeset_bus::protocol::endpoint::EndpointError;
+use crate::{RunError, Shutdown, policy, run};
 
 /// The program ended with an error.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// Give another instance or path.
+    /// Give another instance, path or policy.
     #[error(transparent)]
-    Endpoint(#[from] EndpointError),
+    Config(#[from] ConfigError),
     /// Give a level or filter.
     #[error(
         "`{0}` is no log level: give error, warn, info, debug, trace, or a filter such as `nodeset_dispatcher=debug`"
@@ -35,7 +35,7 @@ pub enum ProgramError {
     Run(#[from] RunError),
 }
 
-/// Runs a dispatcher until SIGINT or SIGTERM; says on standard error what went wrong. Sets the process' log subscriber,
+/// Runs a dispatcher until SIGINT or SIGTERM (SIGHUP has it read its policy again); says on standard error what went wrong. Sets the process' log subscriber,
 /// unless there is one.
 pub fn main_with(args: &Args) -> ExitCode {
     match run_program(args) {
@@ -56,13 +56,16 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
     start_logging(args)?;
     raise_descriptor_limit();
     let shutdown = Shutdown::new();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(ProgramError::Signals)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(ProgramError::Signals)?;
     let handle = signals.handle();
-    let on_signal = shutdown.clone();
+    let (on_signal, policy) = (shutdown.clone(), args.policy.clone());
     let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             info!(event = "signal", signal);
-            on_signal.request();
+            match signal {
+                SIGHUP => reload(policy.as_deref(), &on_signal),
+                _ => on_signal.request(),
+            }
         }
     });
     let watcher = watcher.map_err(ProgramError::Signals)?;
@@ -71,6 +74,15 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
     // The thread only waits for signals; it has nothing that could be lost.
     drop(watcher.join());
     Ok(outcome?)
+}
+
+/// Reads the policy again; one that is wrong changes nothing.
+fn reload(path: Option<&Path>, dispatcher: &Shutdown) {
+    let Some(path) = path else { return };
+    match policy::file::read(path) {
+        Ok(policy) => dispatcher.set_policy(policy),
+        Err(error) => error!(event = "policy_refused", why = chain(&error), "the rules from before hold on"),
+    }
 }
 
 fn start_logging(args: &Args) -> Result<(), ProgramError> {

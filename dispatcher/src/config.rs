@@ -7,8 +7,9 @@ use std::time::Duration;
 use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
 use nodeset_bus::sys::memory_limit;
 
-use crate::registry::Limits;
-use crate::{Patience, Replace};
+use crate::policy::Policy;
+use crate::registry::{Limits, Quotas};
+use crate::{Access, Patience, Replace};
 
 /// bytes; what may wait for a session that does not read
 pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
@@ -25,6 +26,10 @@ pub struct Config {
     /// It runs on a thread of some node's process: it leaves to a standalone one that asks. Set by
     /// [`Dispatcher::start_embedded`](crate::Dispatcher::start_embedded).
     pub embedded: bool,
+    /// Who may connect.
+    pub access: Access,
+    /// Who may publish and subscribe what.
+    pub policy: Policy,
     /// Whom it takes the socket from.
     pub replace: Replace,
     /// The name under which tools find its board; `None` for none. The instance's, unless the socket's path was given.
@@ -37,6 +42,8 @@ pub struct Config {
     pub patience: Patience,
     /// What is refused.
     pub limits: Limits,
+    /// What each user may have of it.
+    pub quotas: Quotas,
     /// bytes; a session for which more waits is ended
     pub queue_bytes: usize,
 }
@@ -48,12 +55,15 @@ impl Config {
         Config {
             endpoint,
             embedded: false,
+            access: Access::default(),
+            policy: Policy::default(),
             replace: Replace::Embedded,
             board,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             grace: DEFAULT_GRACE,
             patience: Patience::default(),
             limits: Limits { log_bytes: log_bytes(u64::MAX), ..Limits::default() },
+            quotas: Quotas::default(),
             queue_bytes: DEFAULT_QUEUE_BYTES,
         }
     }
@@ -75,9 +85,28 @@ pub fn log_bytes(wished: u64) -> u64 {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { endpoint, embedded, replace, board, host, grace, patience, limits, queue_bytes } = self;
+        let Config {
+            endpoint,
+            embedded,
+            access,
+            policy,
+            replace,
+            board,
+            host,
+            grace,
+            patience,
+            limits,
+            quotas,
+            queue_bytes,
+        } = self;
         let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
         writeln!(f, "socket            {}", endpoint.path().display())?;
+        writeln!(f, "mode              {:o}", access.mode)?;
+        writeln!(f, "group             {}", said(access.group))?;
+        match policy.path() {
+            Some(path) => writeln!(f, "policy            {} ({} rules)", path.display(), policy.len())?,
+            None => writeln!(f, "policy            none")?,
+        }
         writeln!(f, "board             {}", board.as_deref().unwrap_or("none"))?;
         writeln!(f, "host              {host}")?;
         writeln!(f, "embedded          {embedded}")?;
@@ -91,6 +120,17 @@ impl fmt::Display for Config {
         writeln!(f, "max-topics        {topics}")?;
         writeln!(f, "max-links         {links}")?;
         writeln!(f, "max-log-bytes     {log_bytes}")?;
-        write!(f, "max-queue-bytes   {queue_bytes}")
+        let Quotas { nodes, publications, subscriptions, topics, segments, bytes } = quotas;
+        writeln!(f, "max-queue-bytes   {queue_bytes}")?;
+        writeln!(f, "user-nodes        {}", said(*nodes))?;
+        writeln!(f, "user-publications {}", said(*publications))?;
+        writeln!(f, "user-subscriptions {}", said(*subscriptions))?;
+        writeln!(f, "user-topics       {}", said(*topics))?;
+        writeln!(f, "user-segments     {}", said(*segments))?;
+        write!(f, "user-bytes        {}", said(*bytes))
     }
+}
+
+fn said(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| "default".to_owned(), |value| value.to_string())
 }

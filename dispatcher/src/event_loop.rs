@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nodeset_bus::protocol::record::{self, Receiver, RecordError, SendError};
 use nodeset_bus::protocol::{About, NodeId, RefusalCode, ToDispatcher, ToNode};
-use nodeset_bus::sys::{peer_credentials, peer_pidfd};
+use nodeset_bus::sys::{peer_credentials, peer_groups, peer_pidfd};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tracing::{debug, error, info, warn};
@@ -24,6 +24,7 @@ use crate::allocate::{Descriptor, Store, chain, system_failure};
 use crate::board::Keeper;
 use crate::health::Health;
 use crate::heartbeats::Heartbeats;
+use crate::policy::Policy;
 use crate::registry::{Action, Failure, Handle, Identity, Input, Kind, Registry, SessionId, Settings, Task};
 use crate::session::{Failed, Flushed, Session};
 use crate::shutdown::Command;
@@ -67,7 +68,7 @@ impl Dispatcher {
     ///
     /// Somebody else has the socket, or it cannot be made.
     pub fn bind(config: Config) -> Result<Dispatcher, RunError> {
-        let listening = Listening::take(&config.endpoint, config.replace)?;
+        let listening = Listening::take(&config.endpoint, config.replace, config.access)?;
         Ok(Dispatcher { config, listening })
     }
 
@@ -146,6 +147,8 @@ impl EventLoop {
             started: Instant::now(),
             grace: config.grace,
             limits: config.limits,
+            quotas: config.quotas,
+            policy: config.policy.clone(),
             seed: u64::from_ne_bytes(seed),
         });
         let patience = config.patience;
@@ -179,8 +182,11 @@ impl EventLoop {
     fn serve(&mut self) -> Result<Ended, RunError> {
         let mut events = Events::with_capacity(EVENTS_A_TURN);
         loop {
-            if let Some(Command::Stop) = self.shutdown.next() {
-                return Ok(Ended::Stopped);
+            while let Some(command) = self.shutdown.next() {
+                match command {
+                    Command::Stop => return Ok(Ended::Stopped),
+                    Command::Policy(policy) => self.set_policy(*policy),
+                }
             }
             match self.poll.poll(&mut events, self.wait_at_most()) {
                 Ok(()) => {}
@@ -207,6 +213,11 @@ impl EventLoop {
                 return Ok(ended);
             }
         }
+    }
+
+    fn set_policy(&mut self, policy: Policy) {
+        info!(event = "policy", path = policy.path().map(|it| it.display().to_string()), rules = policy.len());
+        self.registry.set_policy(policy);
     }
 
     fn note_session(&mut self, token: Token, readable: bool, writable: bool) {
@@ -322,8 +333,9 @@ impl EventLoop {
     }
 
     fn open(&mut self, socket: OwnedFd) {
-        let opened = peer_credentials(socket.as_fd()).and_then(|who| Ok((who, peer_pidfd(socket.as_fd())?)));
-        let (who, pidfd) = match opened {
+        let opened = peer_credentials(socket.as_fd())
+            .and_then(|who| Ok((who, peer_groups(socket.as_fd())?, peer_pidfd(socket.as_fd())?)));
+        let (who, mut groups, pidfd) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // It died meanwhile, or there are no more descriptors.
@@ -342,7 +354,8 @@ impl EventLoop {
         debug!(event = "session_opened", %session, pid = who.pid, uid = who.uid);
         self.sessions.insert(session, Session::new(socket, pidfd));
         self.readable.insert(session);
-        self.handle(Input::Opened { session, identity: Identity { pid: who.pid, uid: who.uid } });
+        groups.push(who.gid);
+        self.handle(Input::Opened { session, identity: Identity { pid: who.pid, uid: who.uid }, groups });
     }
 
     fn read(&mut self, session: SessionId) {

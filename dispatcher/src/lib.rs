@@ -18,19 +18,22 @@
 //! # What it does not promise
 //!
 //! While no dispatcher runs, no new links are made, and nobody is told of deaths except by the kernel. Users other than its
-//! own (and root) cannot connect.
+//! own (and root) cannot connect unless [`Access`] lets them; then [`policy`] says what they may do, and quotas how much.
 //!
 //! # Reading order
 //!
 //! [`registry`] decides everything and touches nothing; `event_loop` carries out what it wants, over `session`, `allocate`,
-//! `health` (who is dead) and `heartbeats` (who runs, decided in `pulse`); `socket` takes the socket; [`config`] and [`cli`] make it a program.
+//! `health` (who is dead) and `heartbeats` (who runs, decided in `pulse`); `socket` takes the socket, `access` says who may
+//! connect; [`config`] and [`cli`] make it a program.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
+pub mod policy;
 pub mod registry;
 
+mod access;
 mod allocate;
 mod args;
 mod board;
@@ -45,6 +48,7 @@ mod socket;
 
 use thiserror::Error;
 
+pub use access::Access;
 pub use config::Config;
 pub use embedded::Embedded;
 pub use event_loop::{Dispatcher, Ended};

@@ -1,4 +1,4 @@
-//! Ending a dispatcher from another thread.
+//! Speaking to a dispatcher from another thread: ending it, giving it other rules.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -6,11 +6,15 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 
+use crate::policy::Policy;
+
 /// What the loop is told from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// End in order.
     Stop,
+    /// From now on these rules hold.
+    Policy(Box<Policy>),
 }
 
 /// Asks a dispatcher to end in order. Clones ask the same one.
@@ -36,8 +40,17 @@ impl Shutdown {
 
     /// Asks; may be called before the dispatcher runs, and more than once.
     pub fn request(&self) {
+        self.command(Command::Stop);
+    }
+
+    /// Gives the dispatcher other rules, for what is asked for from now on. May be called before it runs.
+    pub fn set_policy(&self, policy: Policy) {
+        self.command(Command::Policy(Box::new(policy)));
+    }
+
+    fn command(&self, command: Command) {
         // Both ends are ours, so the channel is open.
-        let _ = self.sender.send(Command::Stop);
+        let _ = self.sender.send(command);
         if let Some(waker) = self.waker.get() {
             if let Err(error) = waker.wake() {
                 tracing::error!(event = "wake_failed", %error);

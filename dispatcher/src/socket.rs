@@ -1,14 +1,14 @@
 //! Taking the socket: exactly one dispatcher at a path, whatever died there before.
 //!
 //! Under `flock` on the socket's *folder* (freed by death; no lock file is left behind): connect to see whether anybody
-//! answers; take a dead one's file away; bind; allow only this user; listen. A connection that is made, or says that the
+//! answers; take a dead one's file away; bind; say who may connect (this user, unless told otherwise); listen. A connection that is made, or says that the
 //! queue is full, means alive. A dispatcher gives its listening socket to its successor, so that there is no moment in which
 //! nobody listens: an embedded one to any standalone one, a standalone one to one that was started with `--replace`.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use rustix::net::{
 use rustix::process::{Signal, pidfd_send_signal};
 use thiserror::Error;
 use tracing::{debug, info, warn};
+
+use crate::access::Access;
 
 /// How long another one may hold the folder while it takes a socket there, and how long one that is asked may think.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,6 +107,30 @@ pub enum TakeError {
         /// By whom.
         holder: Holder,
     },
+    /// Name another group, or have this user made a member of it.
+    #[error(
+        "the user that this dispatcher runs as is no member of group {gid}, so it cannot let that group in: name another \
+         --group, or make it a member (`usermod -aG`)"
+    )]
+    NoMember {
+        /// The group.
+        gid: u32,
+    },
+    /// Those who shall come in cannot reach the socket: open its folder to them, or choose another one.
+    #[error(
+        "--mode and --group let others connect, but they cannot enter the folder {directory:?} (mode {mode:03o}, group \
+         {gid}): {cure}"
+    )]
+    Closed {
+        /// The folder.
+        directory: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Its group.
+        gid: u32,
+        /// What to do.
+        cure: &'static str,
+    },
     /// Another one is taking a socket in that folder for a long time: find out who has the folder open.
     #[error(
         "the folder {directory:?} is locked by another process that is starting a dispatcher: try again, or see `lslocks`"
@@ -159,18 +185,20 @@ impl AsFd for Listening {
 
 impl Listening {
     /// Takes the socket of an endpoint. Whoever is there is asked to leave it to us if `replace` says so.
-    pub(crate) fn take(endpoint: &Endpoint, replace: Replace) -> Result<Listening, TakeError> {
+    pub(crate) fn take(endpoint: &Endpoint, replace: Replace, access: Access) -> Result<Listening, TakeError> {
         endpoint.prepare()?;
+        access.check_group()?;
+        access.open_directory(endpoint)?;
         let _lock = lock(endpoint.directory())?;
         let path = endpoint.path();
         // Each round ends with an answer, or finds that the one who was there has left meanwhile.
         loop {
             match knock(path)? {
-                Found::Nobody => return Listening::bind(path),
+                Found::Nobody => return Listening::bind(path, access),
                 Found::Stale => {
                     info!(event = "stale_socket_removed", path = %path.display());
                     remove(path)?;
-                    return Listening::bind(path);
+                    return Listening::bind(path, access);
                 }
                 Found::Full => return Err(TakeError::Busy { path: path.to_owned() }),
                 Found::Alive(connection) => {
@@ -181,7 +209,9 @@ impl Listening {
                     match ask_to_leave(path, &connection, holder, replace) {
                         Err(TakeError::Hung { .. }) if replace == Replace::Force => end(path, &connection, holder)?,
                         Err(error) => return Err(error),
-                        Ok(Some(fd)) if is_listening_at(&fd, path) => return Listening::adopt(path, fd, holder),
+                        Ok(Some(fd)) if is_listening_at(&fd, path) => {
+                            return Listening::adopt(path, fd, holder, access);
+                        }
                         Ok(_) => debug!(event = "holder_left", path = %path.display()),
                     }
                 }
@@ -189,21 +219,18 @@ impl Listening {
         }
     }
 
-    fn bind(path: &Path) -> Result<Listening, TakeError> {
+    fn bind(path: &Path, access: Access) -> Result<Listening, TakeError> {
         let fd = new_socket(path)?;
         let failed = |doing| move |error: Errno| system(doing, path, error);
         bind(&fd, &address(path)?).map_err(failed("binding the socket"))?;
-        // Nobody can connect before `listen`, so the mode is right in time.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|source| TakeError::System {
-            doing: "setting the mode of",
-            path: path.to_owned(),
-            source,
-        })?;
+        // Nobody can connect before `listen`, so this is in time.
+        access.give(path)?;
         Listening::listen(path, fd)
     }
 
-    fn adopt(path: &Path, fd: OwnedFd, from: Holder) -> Result<Listening, TakeError> {
+    fn adopt(path: &Path, fd: OwnedFd, from: Holder, access: Access) -> Result<Listening, TakeError> {
         info!(event = "socket_taken_over", pid = from.pid, uid = from.uid);
+        access.give(path)?;
         Listening::listen(path, fd)
     }
 
@@ -400,24 +427,30 @@ fn system(doing: &'static str, path: &Path, error: Errno) -> TakeError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn endpoint(directory: &Path) -> Endpoint {
         Endpoint::resolve("test", Some(&directory.join("test.sock"))).unwrap()
     }
 
+    fn take(endpoint: &Endpoint) -> Result<Listening, TakeError> {
+        Listening::take(endpoint, Replace::Nobody, Access::default())
+    }
+
     #[test]
     fn a_stale_file_is_taken_over_and_removed_in_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
-        let first = Listening::take(&endpoint, Replace::Nobody).unwrap();
+        let first = take(&endpoint).unwrap();
         assert_eq!(fs::metadata(endpoint.path()).unwrap().permissions().mode() & 0o777, 0o600);
-        let held = Listening::take(&endpoint, Replace::Nobody).unwrap_err();
+        let held = take(&endpoint).unwrap_err();
         assert!(matches!(held, TakeError::Held { holder: Holder { embedded: None, .. }, .. }), "{held}");
         assert!(held.to_string().contains(&format!("process {}", std::process::id())), "{held}");
         drop(first);
         assert!(endpoint.path().exists(), "as after kill -9");
-        let second = Listening::take(&endpoint, Replace::Nobody).unwrap();
+        let second = take(&endpoint).unwrap();
         second.remove_file();
         assert!(!endpoint.path().exists());
     }
@@ -426,9 +459,9 @@ mod tests {
     fn a_successors_file_stays() {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
-        let first = Listening::take(&endpoint, Replace::Nobody).unwrap();
+        let first = take(&endpoint).unwrap();
         fs::remove_file(endpoint.path()).unwrap();
-        let _second = Listening::take(&endpoint, Replace::Nobody).unwrap();
+        let _second = take(&endpoint).unwrap();
         first.remove_file();
         assert!(endpoint.path().exists());
     }
@@ -438,17 +471,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(directory.path());
         fs::write(endpoint.path(), "precious").unwrap();
-        assert!(matches!(Listening::take(&endpoint, Replace::Force), Err(TakeError::InTheWay { .. })));
+        assert!(matches!(
+            Listening::take(&endpoint, Replace::Force, Access::default()),
+            Err(TakeError::InTheWay { .. })
+        ));
         assert_eq!(fs::read_to_string(endpoint.path()).unwrap(), "precious");
         fs::remove_file(endpoint.path()).unwrap();
         let _stream = std::os::unix::net::UnixListener::bind(endpoint.path()).unwrap();
-        assert!(matches!(Listening::take(&endpoint, Replace::Force), Err(TakeError::InTheWay { .. })));
+        assert!(matches!(
+            Listening::take(&endpoint, Replace::Force, Access::default()),
+            Err(TakeError::InTheWay { .. })
+        ));
     }
 
     #[test]
     fn a_missing_folder_is_said_with_its_cure() {
         let directory = tempfile::tempdir().unwrap();
-        let error = Listening::take(&endpoint(&directory.path().join("none")), Replace::Nobody).unwrap_err();
+        let error = take(&endpoint(&directory.path().join("none"))).unwrap_err();
         assert!(error.to_string().contains("make it"), "{error}");
     }
 }

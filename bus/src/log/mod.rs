@@ -7,6 +7,7 @@
 //! Reading order: [`layout`](self) for where things stand, `frame.rs`, `producer.rs` (with the safety argument), `pool.rs`,
 //! `cursor.rs`, `held.rs`, `links.rs`.
 
+mod allowance;
 mod cursor;
 mod frame;
 mod glimpse;

@@ -7,6 +7,9 @@
 
 use std::collections::VecDeque;
 
+use super::allowance::Allowance;
+use super::layout::MIN_BLOCKS;
+
 /// One block, or a run of adjacent ones, that carries a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -36,12 +39,16 @@ pub(crate) struct Pool {
     free_blocks: u32,
     /// blocks of the pool; stamps.len() <= limit
     limit: u32,
+    /// bytes of a block
+    block_len: u64,
+    /// Asked before untouched blocks are taken, but for the first [`MIN_BLOCKS`].
+    allowance: Allowance,
     /// one more than the highest generation that was ever freed
     freed_below: u64,
 }
 
 impl Pool {
-    pub(crate) fn new(limit: u32) -> Pool {
+    pub(crate) fn new(limit: u32, block_len: u64) -> Pool {
         Pool {
             in_use: VecDeque::new(),
             pinned: Vec::new(),
@@ -50,6 +57,8 @@ impl Pool {
             last_stamp: 0,
             free_blocks: 0,
             limit,
+            block_len,
+            allowance: Allowance::unlimited(),
             freed_below: 1,
         }
     }
@@ -100,8 +109,22 @@ impl Pool {
     fn extend(&mut self, blocks: u32) -> Option<u32> {
         let first = self.stamps.len() as u32;
         let end = first.checked_add(blocks).filter(|&end| end <= self.limit)?;
+        // With fewer a log could not go on at all.
+        if end > MIN_BLOCKS && !self.allowance.take(u64::from(blocks) * self.block_len) {
+            return None;
+        }
         self.stamps.resize(end as usize, 0);
         Some(first)
+    }
+
+    /// From now on `left` is asked how many bytes there are before untouched blocks are taken.
+    pub(crate) fn ask_before_growing(&mut self, left: fn() -> u64) {
+        self.allowance = Allowance::asking(left);
+    }
+
+    /// Whether it would have grown, had there been memory.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.allowance.is_refused()
     }
 
     /// Puts the newest block into use.
@@ -186,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_most_recently_freed_block_comes_first() {
-        let mut pool = Pool::new(8);
+        let mut pool = Pool::new(8, 4096);
         for generation in 1..=4 {
             assert_eq!(put(&mut pool, generation, 1), Some(generation as u32 - 1));
         }
@@ -200,7 +223,7 @@ mod tests {
 
     #[test]
     fn spread_blocks_take_turns() {
-        let mut pool = Pool::new(8);
+        let mut pool = Pool::new(8, 4096);
         let mut seen = Vec::new();
         for generation in 1..=12 {
             let index = pool.take(1, 4).unwrap();
@@ -215,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_pinned_block_is_freed_once_its_pin_is_gone() {
-        let mut pool = Pool::new(4);
+        let mut pool = Pool::new(4, 4096);
         put(&mut pool, 1, 1);
         put(&mut pool, 2, 1);
         put(&mut pool, 3, 1);
@@ -229,7 +252,7 @@ mod tests {
 
     #[test]
     fn freed_runs_are_coalesced_and_used_before_untouched_blocks() {
-        let mut pool = Pool::new(10);
+        let mut pool = Pool::new(10, 4096);
         assert_eq!(put(&mut pool, 1, 2), Some(0));
         assert_eq!(put(&mut pool, 2, 2), Some(2));
         assert_eq!(put(&mut pool, 3, 1), Some(4));
@@ -245,7 +268,7 @@ mod tests {
 
     #[test]
     fn long_messages_reach_a_steady_footprint() {
-        let mut pool = Pool::new(10_000);
+        let mut pool = Pool::new(10_000, 4096);
         for generation in 1..=100_000u64 {
             put(&mut pool, generation, 96).unwrap();
             pool.reclaim(generation.saturating_sub(1), &[]);
@@ -256,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_block_that_holds_a_sequence_is_found() {
-        let mut pool = Pool::new(4);
+        let mut pool = Pool::new(4, 4096);
         for generation in 1..=3 {
             put(&mut pool, generation, 1);
         }

@@ -127,7 +127,7 @@ impl<W: Words> Producer<W> {
         words.store(layout::EPOCH_AT, epoch);
         words.store(layout::BLOCK_LEN_AT, layout.block_len as u64);
         words.store(layout::BLOCKS_AT, layout.blocks as u64);
-        let mut pool = Pool::new(layout.blocks as u32);
+        let mut pool = Pool::new(layout.blocks as u32, layout.block_len as u64);
         let index = pool.take(1, 0).expect("a checked shape has blocks");
         let current = Block { generation: 1, index, run: 1, first_sequence: 0 };
         pool.push(current);
@@ -249,6 +249,17 @@ impl<W: Words> Producer<W> {
         // Relaxed: published by the next commit word.
         self.words.store(layout::FIRST_AT, sequence);
         self.sequence = sequence;
+    }
+
+    /// From now on `left` is asked how many bytes there are before memory is touched for the first time. A log whose readers
+    /// keep up never asks.
+    pub fn ask_before_growing(&mut self, left: fn() -> u64) {
+        self.pool.ask_before_growing(left);
+    }
+
+    /// Whether the log would have grown when it last had to, had there been memory.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.pool.is_short_of_memory()
     }
 
     /// Bytes of blocks in use, and of blocks that were ever in use.

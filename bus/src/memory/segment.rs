@@ -6,6 +6,7 @@ use rustix::fs::{
     FsWord, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 
 use super::Mapping;
@@ -109,6 +110,10 @@ impl Segment {
 
     fn create_sealed(name: &str, len: u64, seals: SealFlags) -> Result<Segment, SegmentError> {
         check_len(len)?;
+        // The kernel would not refuse it: it would end the process (SIGXFSZ).
+        if getrlimit(Resource::Fsize).current.is_some_and(|most| len > most) {
+            return Err(SegmentError::System { doing: "sizing a segment", source: Errno::FBIG });
+        }
         let name = label(name);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // MFD_NOEXEC_SEAL came with Linux 6.3; before, EINVAL.

@@ -58,6 +58,41 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     pidfd_of(peer_credentials(socket)?.pid)
 }
 
+/// The further groups of the process that connected, as they were then (`SO_PEERGROUPS`, Linux 4.13). Its group in
+/// [`PeerCredentials`] need not be among them.
+///
+/// # Errors
+///
+/// When it is no Unix socket, or the kernel is older.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let room = size_of_val(&groups[..]);
+        let mut len = libc::socklen_t::try_from(room).map_err(io::Error::other)?;
+        // SAFETY: `groups` has `len` writable bytes, and any bytes are group numbers.
+        let outcome = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut len,
+            )
+        };
+        let count = len as usize / size_of::<libc::gid_t>();
+        if outcome == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel has said how much room it takes.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// The value of a socket's option.
 ///
 /// # Safety
@@ -147,6 +182,11 @@ mod tests {
         assert_eq!(credentials.pid, std::process::id());
         assert_eq!(credentials.uid, rustix::process::getuid().as_raw());
         assert_eq!(credentials.gid, rustix::process::getgid().as_raw());
+        let mut groups = peer_groups(ours.as_fd()).unwrap();
+        let mut own: Vec<_> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        groups.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(groups, own);
         assert!(!pidfd_dead(peer_pidfd(theirs.as_fd()).unwrap().as_fd()));
         assert!(!pidfd_dead(own_pidfd().unwrap().as_fd()));
     }

@@ -50,6 +50,8 @@ pub enum Input {
         session: SessionId,
         /// Who.
         identity: Identity,
+        /// The groups that the process had when it connected.
+        groups: Vec<u32>,
     },
     /// A session said something.
     Message {

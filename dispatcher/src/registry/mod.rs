@@ -35,6 +35,7 @@ mod listing;
 mod naming;
 mod node;
 mod pairing;
+mod quota;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -51,9 +52,12 @@ pub use action::{Action, Handle, Kind, Task};
 pub use input::{Failure, Identity, Input, SessionId};
 pub use limits::Limits;
 pub use listing::{LinkRow, ListCursor, PublicationRow};
+pub use quota::Quotas;
 
+use crate::policy::Policy;
 use link::Link;
 use node::Node;
+use quota::Accounts;
 use session::Session;
 use topics::{Publication, Subscription, TopicEnds};
 
@@ -74,6 +78,10 @@ pub struct Settings {
     pub grace: Duration,
     /// What is refused.
     pub limits: Limits,
+    /// What each user may have of it.
+    pub quotas: Quotas,
+    /// Who may publish and subscribe what.
+    pub policy: Policy,
     /// Anything random: where the tags of lines begin whose history is not known.
     pub seed: u64,
 }
@@ -94,6 +102,7 @@ pub struct Registry {
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     topics: BTreeMap<String, TopicEnds>,
     links: BTreeMap<LinkId, Link>,
+    accounts: Accounts,
     /// Links that only one end named so far, and until when the other end has time; `None`: that time is over.
     halves: BTreeMap<LinkId, Option<Instant>>,
     /// How many links two nodes share (in either direction; smaller id first): at none they forget each other.
@@ -105,6 +114,7 @@ impl Registry {
     /// An empty table.
     pub fn new(settings: Settings) -> Registry {
         Registry {
+            accounts: Accounts::new(settings.quotas, settings.limits, settings.uid),
             settings,
             sessions: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -124,7 +134,7 @@ impl Registry {
     /// Takes note of what happened at `now`. Inputs about sessions and nodes that are no longer there are ignored.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Opened { session, identity } => self.on_opened(session, identity),
+            Input::Opened { session, identity, groups } => self.on_opened(session, identity, groups),
             Input::Message { session, message, descriptors } => self.on_message(now, session, message, descriptors),
             Input::Closed { session } => self.on_closed(session),
             Input::Died { node } => self.on_died(node),
@@ -161,6 +171,13 @@ impl Registry {
             && self.links.is_empty()
             && self.halves.is_empty()
             && self.shared.is_empty()
+            && self.accounts.is_empty()
+    }
+
+    /// Other rights, for what is asked for from now on. What exists stays: memory that somebody has mapped cannot be taken
+    /// back.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.settings.policy = policy;
     }
 
     /// The process of a node that has a session.

@@ -10,6 +10,7 @@ use tracing::{debug, info};
 
 use super::lines::{Lines, Slots};
 use super::link::{PublisherEnd, SubscriberEnd};
+use super::quota::Item;
 use super::{Action, Failure, Handle, Identity, Kind, Registry, SessionId};
 
 /// How far a node has come with its session.
@@ -240,6 +241,7 @@ impl Registry {
             publications = counts[0],
             subscriptions = counts[1]
         );
+        self.accounts.remove(node.identity.uid, Item::Node);
         self.names.remove(&node.name);
         if self.has_shared(id) {
             self.departed.insert(id, reason);

@@ -3,11 +3,14 @@
 use std::time::Instant;
 
 use nodeset_bus::protocol::{About, EndReason, Hello, NodeId, RefusalCode, ToDispatcher, ToNode, Welcome};
-use nodeset_bus::topic;
+use nodeset_bus::topic::{self, Topic};
 use tracing::info;
+
+use crate::policy::{Deed, Who};
 
 use super::naming::NoName;
 use super::node::{Node, Stage};
+use super::quota::Item;
 use super::{Action, Failure, Handle, Identity, Kind, Registry, SessionId};
 
 /// Sessions beyond the limit of nodes, for tools and for those who come back before their old session is closed.
@@ -28,14 +31,15 @@ enum Role {
 #[derive(Debug)]
 pub(super) struct Session {
     identity: Identity,
+    groups: Vec<u32>,
     role: Role,
     /// It wants to hear of all nodes.
     pub(super) watches: bool,
 }
 
 impl Session {
-    pub(super) fn new(identity: Identity) -> Session {
-        Session { identity, role: Role::New, watches: false }
+    pub(super) fn new(identity: Identity, groups: Vec<u32>) -> Session {
+        Session { identity, groups, role: Role::New, watches: false }
     }
 }
 
@@ -178,6 +182,10 @@ impl Registry {
             self.refuse_session(session, RefusalCode::Limit, text);
             return false;
         }
+        if let Err(Failure { code, text }) = self.accounts.check(identity.uid, Item::Node) {
+            self.refuse_session(session, code, text);
+            return false;
+        }
         let name = match self.claim_name(now, hello, identity) {
             Ok(name) => name,
             Err(NoName::Taken(holder)) => {
@@ -193,6 +201,7 @@ impl Registry {
         // A page from elsewhere has lines whose last tags nobody here knows.
         let before_first =
             if hello.handing_back { (self.settings.seed ^ hello.node.0.rotate_left(17)) as u16 } else { 0 };
+        self.accounts.add(identity.uid, Item::Node);
         self.names.insert(name.clone(), hello.node);
         self.nodes.insert(hello.node, Node::new(now, hello, name, identity, before_first));
         true
@@ -237,10 +246,10 @@ impl Registry {
         }
     }
 
-    pub(super) fn on_opened(&mut self, session: SessionId, identity: Identity) {
+    pub(super) fn on_opened(&mut self, session: SessionId, identity: Identity, groups: Vec<u32>) {
         let limit = self.settings.limits.nodes.saturating_add(SPARE_SESSIONS);
         let full = self.sessions.len() >= limit;
-        self.sessions.insert(session, Session::new(identity));
+        self.sessions.insert(session, Session::new(identity, groups));
         if full {
             let text =
                 format!("this dispatcher takes {limit} sessions: end some, or start it with a higher --max-nodes");
@@ -275,6 +284,14 @@ impl Registry {
             return;
         };
         self.refuse(session, About::Replace, code, text);
+    }
+
+    /// Whether the other end of a session may do that with a topic.
+    pub(super) fn check_rights(&self, session: SessionId, deed: Deed, topic: &Topic) -> Result<(), Failure> {
+        let Some(Session { identity, groups, .. }) = self.sessions.get(&session) else { return Ok(()) };
+        let who = Who { uid: identity.uid, gids: groups };
+        let decision = self.settings.policy.check(who, deed, topic);
+        decision.map_err(|denied| Failure::new(RefusalCode::Denied, denied.to_string()))
     }
 
     fn set_role(&mut self, session: SessionId, role: Role) {

@@ -11,7 +11,10 @@ use nodeset_bus::protocol::{
 use nodeset_bus::topic::Topic;
 use tracing::{debug, info};
 
+use crate::policy::Deed;
+
 use super::pairing::Joined;
+use super::quota::Item;
 use super::{Action, Failure, Handle, Kind, Registry, SessionId};
 
 /// How far a publication has come.
@@ -86,7 +89,7 @@ impl Registry {
             self.advertise_again(session, node, asked, descriptors);
             return;
         }
-        let publication = match self.new_publication(node, asked, descriptors) {
+        let publication = match self.new_publication(session, node, asked, descriptors) {
             Ok(publication) => publication,
             Err(Failure { code, text }) => {
                 self.refuse(session, About::Publication(id), code, text);
@@ -99,6 +102,8 @@ impl Registry {
             node.publications.insert(id);
         }
         let brought = publication.brought;
+        let item = Item::Publication { topic: &publication.topic, shape: publication.shape };
+        self.accounts.add(self.uid_of(node), item);
         self.publications.insert(id, publication);
         self.actions.push_back(if brought {
             Action::Adopt { session, descriptor: 0, handle, kind }
@@ -108,20 +113,28 @@ impl Registry {
     }
 
     /// Checks what is asked for and takes a slot.
-    fn new_publication(&mut self, id: NodeId, asked: Advertise, descriptors: usize) -> Result<Publication, Failure> {
+    fn new_publication(
+        &mut self,
+        session: SessionId,
+        id: NodeId,
+        asked: Advertise,
+        descriptors: usize,
+    ) -> Result<Publication, Failure> {
         let limits = self.settings.limits;
         let invalid = |text: String| Failure::new(RefusalCode::Invalid, text);
-        Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
+        let topic = Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         asked.schema.check().map_err(|error| invalid(error.to_string()))?;
+        self.check_rights(session, Deed::Publish, &topic)?;
         if self.publications.len() >= limits.publications {
             return Err(full("publications", limits.publications, "--max-publications"));
         }
         self.check_topics(&asked.topic)?;
+        let uid = self.uid_of(id);
         let mut shape = asked.shape;
         if shape.blocks == 0 {
             let smallest = LogShape { blocks: log::MIN_BLOCKS, ..shape };
             log::check(smallest).map_err(|error| invalid(error.to_string()))?;
-            shape = log::shape_within(shape.block_len, limits.log_bytes);
+            shape = log::shape_within(shape.block_len, self.accounts.log_share(uid));
         }
         log::check(shape).map_err(|error| invalid(error.to_string()))?;
         let wanted = u64::from(shape.block_len) * u64::from(shape.blocks);
@@ -133,6 +146,7 @@ impl Registry {
             );
             return Err(Failure::new(RefusalCode::Limit, text));
         }
+        self.accounts.check(uid, Item::Publication { topic: &asked.topic, shape })?;
         let Some(node) = self.nodes.get_mut(&id) else {
             return Err(Failure::new(RefusalCode::Protocol, "the node is not there"));
         };
@@ -298,7 +312,7 @@ impl Registry {
             self.answer_subscribed(node, id, pending, Vec::new());
             return;
         }
-        if let Err(Failure { code, text }) = self.check_subscribe(&asked) {
+        if let Err(Failure { code, text }) = self.check_subscribe(session, node, &asked) {
             self.refuse(session, About::Subscription(id), code, text);
             return;
         }
@@ -309,6 +323,7 @@ impl Registry {
             topic = asked.topic,
             reliable = asked.reliable
         );
+        self.accounts.add(self.uid_of(node), Item::Subscription { topic: &asked.topic });
         let brought = self.nodes.get(&node).is_some_and(|it| it.handing_back);
         let ends = self.topics.entry(asked.topic.clone()).or_default();
         ends.subscriptions.insert(id);
@@ -340,17 +355,24 @@ impl Registry {
         }
     }
 
-    fn check_subscribe(&self, asked: &Subscribe) -> Result<(), Failure> {
+    fn check_subscribe(&self, session: SessionId, node: NodeId, asked: &Subscribe) -> Result<(), Failure> {
         let limits = &self.settings.limits;
         let invalid = |text: String| Failure::new(RefusalCode::Invalid, text);
-        Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
+        let topic = Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         if let Some(schema) = &asked.schema {
             schema.check().map_err(|error| invalid(error.to_string()))?;
         }
+        self.check_rights(session, Deed::Subscribe, &topic)?;
         if self.subscriptions.len() >= limits.subscriptions {
             return Err(full("subscriptions", limits.subscriptions, "--max-subscriptions"));
         }
-        self.check_topics(&asked.topic)
+        self.check_topics(&asked.topic)?;
+        self.accounts.check(self.uid_of(node), Item::Subscription { topic: &asked.topic })
+    }
+
+    /// The user of a node that is in the table.
+    fn uid_of(&self, node: NodeId) -> u32 {
+        self.nodes.get(&node).map_or(u32::MAX, |node| node.identity.uid)
     }
 
     fn check_topics(&self, topic: &str) -> Result<(), Failure> {
@@ -365,6 +387,8 @@ impl Registry {
     pub(super) fn drop_publication(&mut self, id: PublicationId, reason: EndReason) {
         let Some(publication) = self.publications.remove(&id) else { return };
         self.log_end("publication_ended", publication.node, &publication.topic);
+        let item = Item::Publication { topic: &publication.topic, shape: publication.shape };
+        self.accounts.remove(self.uid_of(publication.node), item);
         if let Some(node) = self.nodes.get_mut(&publication.node) {
             node.publications.remove(&id);
             node.slots.release(publication.slot);
@@ -380,6 +404,8 @@ impl Registry {
     pub(super) fn drop_subscription(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.remove(&id) else { return };
         self.log_end("subscription_ended", subscription.node, &subscription.topic);
+        let item = Item::Subscription { topic: &subscription.topic };
+        self.accounts.remove(self.uid_of(subscription.node), item);
         if let Some(node) = self.nodes.get_mut(&subscription.node) {
             node.subscriptions.remove(&id);
         }

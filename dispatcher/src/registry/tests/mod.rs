@@ -31,6 +31,8 @@ fn settings() -> Settings {
         started: Instant::now(),
         grace: GRACE,
         limits: Limits::default(),
+        quotas: Quotas::default(),
+        policy: Policy::default(),
         seed: 7,
     }
 }
@@ -125,7 +127,7 @@ impl Table {
     fn open(&mut self, pid: u32, uid: u32) -> SessionId {
         self.last_session += 1;
         let session = SessionId(self.last_session);
-        self.handle(Input::Opened { session, identity: Identity { pid, uid } });
+        self.handle(Input::Opened { session, identity: Identity { pid, uid }, groups: vec![uid] });
         session
     }
 
