@@ -454,7 +454,7 @@ impl WaitSet {
         }
         let number = self.next_node;
         epoll::add(&self.epoll, waiter, data(about::NODE, number), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
-        self.next_node += 1;
+        self.next_node = number.wrapping_add(1);
         let waiter = Arc::clone(waiter);
         self.nodes.push(WaitingNode { number, waiter, ticket: None, wished: false, subscribers: 1 });
         Ok(number)
