@@ -3,6 +3,7 @@
 //! kills at random.
 
 pub mod crash;
+pub mod limits;
 pub mod machine;
 pub mod measure;
 pub mod performance;

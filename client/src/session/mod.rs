@@ -25,7 +25,10 @@ use crossbeam::channel::{Receiver, Sender};
 use nodeset_bus::memory::{Segment, SharedWords};
 use nodeset_bus::page::{HEARTBEAT_EVERY, NodePage};
 use nodeset_bus::protocol::endpoint::Endpoint;
-use nodeset_bus::protocol::{LinkId, NameHolder, NodeId, PublicationId, SubscriptionId, ToDispatcher, ToNode, Welcome};
+use nodeset_bus::protocol::record::RecordError;
+use nodeset_bus::protocol::{
+    LinkId, NameHolder, NodeId, PublicationId, RefusalCode, SubscriptionId, ToDispatcher, ToNode, Welcome,
+};
 use nodeset_bus::sys::Bell;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, error, info, warn};
@@ -241,6 +244,10 @@ impl Session {
                 Ok(Some(received)) => self.on_message(received.message, received.descriptors),
                 Ok(None) => return false,
                 Err(error) => {
+                    if matches!(error, ConnectError::Record(RecordError::DescriptorsLost)) {
+                        // Asked again they would be lost again.
+                        self.table.refuse_waiting(RefusalCode::Limit, &error.to_string(), &mut self.outbox);
+                    }
                     self.detach(&error.to_string());
                     return false;
                 }

@@ -332,6 +332,16 @@ impl Table {
         }
     }
 
+    /// Says no to all who wait for an answer of the dispatcher.
+    pub(super) fn refuse_waiting(&mut self, code: RefusalCode, text: &str, outbox: &mut Outbox) {
+        let publications = self.publications.iter().filter(|(_, it)| !it.live).map(|(&id, _)| About::Publication(id));
+        let subscriptions = self.subscriptions.iter().filter(|(_, it)| it.reply.is_some());
+        let waiting: Vec<_> = publications.chain(subscriptions.map(|(&id, _)| About::Subscription(id))).collect();
+        for about in waiting {
+            self.refused(about, code, text.to_owned(), outbox);
+        }
+    }
+
     fn tell_mismatch(&self, mismatch: Mismatch) {
         let Mismatch { topic, node, difference, .. } = mismatch;
         warn!(event = "type_mismatch", topic, peer = node, difference);
