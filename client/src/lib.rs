@@ -45,6 +45,12 @@
 //! A node has one thread of its own, for what it says to the dispatcher; messages never pass it. Waiting threads spin for some
 //! microseconds before they sleep ([`WaitStrategy`]).
 //!
+//! # Ways to wait
+//!
+//! A thread in [`Subscriber::receive`]; functions that are called, with [`Node::on`] and [`Node::run`]; a [`WaitSet`] for many
+//! topics, timers and foreign descriptors on one thread; a task in a Tokio runtime (`Subscriber::receive_async`); an event loop
+//! of one's own ([`Subscriber::arm`]). Those of one node may be mixed: none takes the wake-up of another one.
+//!
 //! # Features
 //!
 //! - `embedded` (default): a node may run the dispatcher on a thread of its own process.
@@ -52,7 +58,7 @@
 //!
 //! # Reading order
 //!
-//! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`]; inside: `session` (the thread that speaks to the dispatcher), `wait` (how
+//! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`], [`WaitSet`]; inside: `session` (the thread that speaks to the dispatcher), `wait` (how
 //! threads sleep).
 
 #![deny(unsafe_code)]
