@@ -4,5 +4,6 @@
 //! cargo bench --bench performance1                  # all groups
 //! cargo bench --bench performance1 -- throughput    # one of them
 //! cargo bench --bench performance1 -- --test        # each once, quickly
+//! cargo bench --bench stream                        # the stream ring beside crate rtrb, with the ratios
 //! cargo bench --bench wakeup                        # each way to wait beside a raw wake-up, with the ratio
 //! ```

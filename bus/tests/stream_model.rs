@@ -33,6 +33,8 @@ fn len() -> impl Strategy<Value = usize> {
 enum Step {
     Push(usize),
     PushAll(Vec<usize>),
+    /// So many of that length, written in place.
+    PushWith(usize, usize),
     /// Reserve that much, commit that share of it (in 1/256).
     Reserve(usize, u8),
     /// Reserve all there is, commit at most that much.
@@ -49,6 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => len().prop_map(Step::Push),
         2 => prop::collection::vec(len(), 0..20).prop_map(Step::PushAll),
+        2 => (0..20_usize, len()).prop_map(|(count, len)| Step::PushWith(count, len)),
         2 => (len(), any::<u8>()).prop_map(|(len, share)| Step::Reserve(len, share)),
         1 => len().prop_map(Step::ReserveAll),
         1 => Just(Step::Skip),
@@ -114,6 +117,14 @@ impl Frames {
                 match sender.push_all(&messages) {
                     Ok(pushed) => lens[..pushed].iter().for_each(|&len| self.sent(len)),
                     Err(error) => self.refused(lens[0], error),
+                }
+            }
+            Step::PushWith(count, len) => {
+                let first = self.next;
+                let write = |at: usize, place: &mut [u8]| place.copy_from_slice(&message(first + at as u64, len));
+                match sender.push_with(count, len, write) {
+                    Ok(pushed) => (0..pushed).for_each(|_| self.sent(len)),
+                    Err(error) => self.refused(len, error),
                 }
             }
             Step::Reserve(len, share) => match sender.reserve(len) {
@@ -232,7 +243,7 @@ proptest! {
         let mut model = Frames::new();
         for step in steps {
             match step {
-                Step::Push(_) | Step::PushAll(_) | Step::Reserve(..) | Step::ReserveAll(_) | Step::Skip => model.send(step),
+                Step::Push(_) | Step::PushAll(_) | Step::PushWith(..) | Step::Reserve(..) | Step::ReserveAll(_) | Step::Skip => model.send(step),
                 _ => model.receive(step),
             }
             prop_assert_eq!(model.receiver.missed() + model.received, model.expected);

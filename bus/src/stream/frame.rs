@@ -70,14 +70,32 @@ impl<W: Words> FrameSender<W> {
     /// When there was less room.
     #[inline(always)]
     pub fn stage(&mut self, len: usize) -> u64 {
-        let at = self.bytes.place();
-        self.bytes.stage(frame_len(len));
-        let sequence = self.sequence;
+        self.write_header(self.bytes.place(), len, self.sequence);
+        self.stage_written(len)
+    }
+
+    /// The header at byte offset `at` of the ring's words, where there is room for it.
+    #[inline(always)]
+    pub(super) fn write_header(&self, at: usize, len: usize, sequence: u64) {
         // Relaxed, both: published by the write index.
         self.bytes.ring().store(at, frame_word(len));
         self.bytes.ring().store(at + 8, sequence);
+    }
+
+    /// As `stage`, for a message whose header is written already.
+    #[inline(always)]
+    pub(super) fn stage_written(&mut self, len: usize) -> u64 {
+        self.bytes.stage(frame_len(len));
+        let sequence = self.sequence;
         self.sequence += 1;
         sequence
+    }
+
+    /// Takes over what a batch wrote: frames up to index `next`, messages up to number `sequence`.
+    #[inline(always)]
+    pub(super) fn staged(&mut self, next: u64, sequence: u64) {
+        self.bytes.next = next;
+        self.sequence = sequence;
     }
 
     /// Tells the receiver of all that was staged.

@@ -7,7 +7,7 @@ use rkyv::util::AlignedVec;
 use crate::memory::{Mapping, Segment, SegmentError, SharedWords};
 
 use super::frame::{FramePlace, FrameReceiver, FrameSender};
-use super::layout::{HEADER_LEN, RING_AT, StreamShape, segment_len};
+use super::layout::{HEADER_LEN, RING_AT, StreamShape, frame_len, segment_len};
 use super::receiver::{Receiver, StreamFault};
 use super::sender::{SendError, Sender};
 
@@ -140,8 +140,14 @@ impl FrameSender<SharedWords> {
     /// See [`SendError`].
     #[inline(always)]
     pub fn push(&mut self, message: &[u8]) -> Result<u64, SendError> {
-        self.reserve(message.len())?.copy_from_slice(message);
-        Ok(self.commit(message.len()))
+        // The header first: front to back a line that the receiver had is asked for once.
+        let at = self.open_frame(message.len())?;
+        self.write_header(at - HEADER_LEN, message.len(), self.next_sequence());
+        // SAFETY: as in Sender::reserve: `open_frame` made room for header and message.
+        unsafe { self.ring().bytes_mut(at, message.len()) }.copy_from_slice(message);
+        let sequence = self.stage_written(message.len());
+        self.publish();
+        Ok(sequence)
     }
 
     /// Sends as many of the messages as there is room for, and tells the receiver once; returns how many.
@@ -151,19 +157,59 @@ impl FrameSender<SharedWords> {
     /// What stands in the way of the first one. An error of a later one is said when that is the first.
     #[inline]
     pub fn push_all<M: AsRef<[u8]>>(&mut self, messages: &[M]) -> Result<usize, SendError> {
-        for (pushed, message) in messages.iter().map(AsRef::as_ref).enumerate() {
-            match self.reserve(message.len()) {
-                Ok(place) => place.copy_from_slice(message),
-                Err(error) if pushed == 0 => return Err(error),
-                Err(_) => {
-                    self.publish();
-                    return Ok(pushed);
+        let len_of = |at: usize| messages[at].as_ref().len();
+        self.push_each(messages.len(), len_of, |at, place| place.copy_from_slice(messages[at].as_ref()))
+    }
+
+    /// Sends as many of `count` messages of `len` bytes each as there is room for, written in place: `write` gets the number
+    /// within the batch, from 0 on, and the place, in which stands whatever stood there before. Tells the receiver once;
+    /// returns how many.
+    ///
+    /// # Errors
+    ///
+    /// What stands in the way of the first one.
+    #[inline]
+    pub fn push_with(
+        &mut self,
+        count: usize,
+        len: usize,
+        write: impl FnMut(usize, &mut [u8]),
+    ) -> Result<usize, SendError> {
+        self.push_each(count, |_| len, write)
+    }
+
+    /// Front to back, and without a store to anything but the ring: so the lines that the receiver had come back several at a
+    /// time. What the batch has come to stands in `self` only before a look and at the end.
+    #[inline(always)]
+    fn push_each(
+        &mut self,
+        count: usize,
+        len_of: impl Fn(usize) -> usize,
+        mut write: impl FnMut(usize, &mut [u8]),
+    ) -> Result<usize, SendError> {
+        let (limit, first) = (self.longest_message(), self.next_sequence());
+        let (mut next, mut end) = (self.bytes.next, self.bytes.limit());
+        let mut pushed = 0;
+        while pushed < count {
+            let len = len_of(pushed);
+            if pushed == 0 || len > limit || frame_len(len) as u64 > end - next {
+                self.staged(next, first + pushed as u64);
+                match self.open_frame(len) {
+                    Ok(_) => end = self.bytes.limit(),
+                    Err(error) if pushed == 0 => return Err(error),
+                    Err(_) => break,
                 }
             }
-            self.stage(message.len());
+            let at = self.bytes.place_of(next);
+            self.write_header(at, len, first + pushed as u64);
+            // SAFETY: as in Sender::reserve: header and message end before `end`.
+            write(pushed, unsafe { self.ring().bytes_mut(at + HEADER_LEN, len) });
+            next += frame_len(len) as u64;
+            pushed += 1;
         }
+        self.staged(next, first + pushed as u64);
         self.publish();
-        Ok(messages.len())
+        Ok(pushed)
     }
 }
 

@@ -43,6 +43,8 @@ pub enum SendError {
 
 /// The writing end. Dropping it ends the stream; what was staged still counts.
 #[derive(Debug)]
+// Apart from whatever else its owner has: it is written with each message.
+#[repr(align(128))]
 pub struct Sender<W: Words> {
     ring: W,
     page: PeerPage<W>,
@@ -50,7 +52,7 @@ pub struct Sender<W: Words> {
     read_at: usize,
     shape: StreamShape,
     /// bytes since the stream began, as all of these; published <= next <= read + capacity; where the next byte goes
-    next: u64,
+    pub(super) next: u64,
     /// What the receiver may know of.
     published: u64,
     /// As loaded last; read <= published.
@@ -110,7 +112,19 @@ impl<W: Words> Sender<W> {
     /// Byte offset of the next byte in the ring's words.
     #[inline(always)]
     pub(super) fn place(&self) -> usize {
-        RING_AT + (self.next & (self.shape.capacity - 1)) as usize
+        self.place_of(self.next)
+    }
+
+    /// Byte offset of the byte with that index in the ring's words.
+    #[inline(always)]
+    pub(super) fn place_of(&self, index: u64) -> usize {
+        RING_AT + (index & (self.shape.capacity - 1)) as usize
+    }
+
+    /// The index up to which may be written as far as is known without another look.
+    #[inline(always)]
+    pub(super) fn limit(&self) -> u64 {
+        self.read + self.shape.capacity
     }
 
     /// Bytes that are free now, after a look at the receiver's word.
