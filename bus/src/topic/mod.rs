@@ -1,18 +1,26 @@
 //! Where messages go: topics, addresses, patterns.
 //!
 //! ```text
-//! topic    level *("/" level)                      robot/arm/pose
-//! address  [node "@" host "/"] topic               arm@workshop/robot/arm/pose
-//! pattern  topic with `*` and `**` as levels       robot/*/pose, robot/**
+//! topic     level *("/" level)                      robot/arm/pose
+//! address   [node "@" host "/"] topic               arm@workshop/robot/arm/pose
+//! pattern   topic with `*` and `**` as levels       robot/*/pose, robot/**
+//! selector  [node "@" host "/"] pattern             arm@local/robot/**
 //! ```
 //!
 //! A node's name, a host's name and a level have 1 to 255 bytes of UTF-8 without `/`, `@`, `*`, control characters and
 //! white space; the whole has at most 1 024 bytes. In an address, the host `local` is this host, and `*` stands for any
 //! node or any host; without node and host it means everyone, here and on bridged hosts, who subscribed. In a pattern `*`
-//! stands for exactly one level and `**` for any number of them, none included.
+//! stands for exactly one level and `**` for any number of them, none included. What is published is a topic, what is
+//! subscribed a selector: any of the four.
+
+mod index;
+mod selector;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use index::PatternIndex;
+pub use selector::Selector;
 
 /// bytes; the most that a name or a level may have.
 pub const MAX_LEVEL_LEN: usize = 255;
@@ -121,31 +129,9 @@ impl Address {
     pub fn new(text: &str) -> Result<Self, AddressError> {
         let fault = |at, reason| AddressError::new(text, Expected::Address, at, reason);
         check_len(text).map_err(|(at, reason)| fault(at, reason))?;
-        let first = text.split('/').next().unwrap_or("");
-        let Some((node, host)) = first.split_once('@') else {
-            let topic = Topic::new(text).map_err(|error| AddressError { expected: Expected::Address, ..error })?;
-            return Ok(Self { target: None, topic });
-        };
-        let host_at = node.len() + 1;
-        if node != "*" {
-            check_name(node).map_err(|(at, reason)| fault(at, reason))?;
-        }
-        if host != "*" {
-            check_name(host).map_err(|(at, reason)| fault(host_at + at, reason))?;
-        }
-        let topic_at = first.len() + 1;
-        let topic = text.get(topic_at..).unwrap_or("");
-        if topic.is_empty() {
-            return Err(fault(text.len(), Reason::NoTopic));
-        }
-        let topic = Topic::new(topic).map_err(|error| fault(topic_at + error.at, error.reason))?;
-        let node = if node == "*" { Name::Any } else { Name::Only(node.into()) };
-        let host = match host {
-            "*" => Host::Any,
-            "local" => Host::Local,
-            host => Host::Only(host.into()),
-        };
-        Ok(Self { target: Some(Target { node, host }), topic })
+        let (target, start) = split_target(text).map_err(|(at, reason)| fault(at, reason))?;
+        let topic = Topic::new(&text[start..]).map_err(|error| fault(start + error.at, error.reason))?;
+        Ok(Self { target, topic })
     }
 
     /// Who is meant; `None`: everyone who subscribed, here and on bridged hosts.
@@ -207,6 +193,18 @@ impl Pattern {
         &self.text
     }
 
+    /// Its levels, `*` and `**` among them; at least one.
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.text.split('/')
+    }
+
+    /// The levels before its first `*` or `**`: every topic that it matches begins with these bytes.
+    pub fn literal_prefix(&self) -> &str {
+        let end = self.text.find('*').unwrap_or(self.text.len());
+        // What `a/**` matches may be `a`.
+        self.text[..end].trim_end_matches('/')
+    }
+
     /// The one topic it matches, when it has neither `*` nor `**`.
     pub fn as_topic(&self) -> Option<Topic> {
         (!self.text.contains('*')).then(|| Topic { text: self.text.clone() })
@@ -265,7 +263,7 @@ pub fn check_node_name(name: &str) -> Result<(), AddressError> {
 
 /// Why a text is not a topic, address, pattern or name. Give up and correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not {}: at byte {at}, {reason}", shown(.text), .expected.name())]
+#[error("`{}` is not {}: at byte {at}, {reason}{}", shown(.text), .expected.name(), advice(*.expected, *.reason))]
 pub struct AddressError {
     text: Box<str>,
     expected: Expected,
@@ -300,6 +298,7 @@ enum Expected {
     Topic,
     Address,
     Pattern,
+    Selector,
     Name,
 }
 
@@ -309,8 +308,22 @@ impl Expected {
             Self::Topic => "a topic",
             Self::Address => "an address",
             Self::Pattern => "a pattern",
+            Self::Selector => "a topic, address or pattern",
             Self::Name => "a name",
         }
+    }
+}
+
+/// What to do, where it is not to leave out what is wrong.
+fn advice(expected: Expected, reason: Reason) -> &'static str {
+    match (expected, reason) {
+        (Expected::Topic, Reason::Forbidden('*')) => {
+            "; patterns can be subscribed, but only a plain topic be published"
+        }
+        (Expected::Topic, Reason::Forbidden('@')) => {
+            "; whose messages are meant is said by who subscribes, what is published is a plain topic"
+        }
+        _ => "",
     }
 }
 
@@ -348,6 +361,30 @@ fn split(text: &str, start: usize) -> impl Iterator<Item = (usize, &str)> {
         *at += level.len() + 1;
         Some((here, level))
     })
+}
+
+/// Takes node and host off the front, if they are there; says where the rest begins, of which there is some.
+fn split_target(text: &str) -> Result<(Option<Target>, usize), (usize, Reason)> {
+    let first = text.split('/').next().unwrap_or("");
+    let Some((node, host)) = first.split_once('@') else { return Ok((None, 0)) };
+    let host_at = node.len() + 1;
+    if node != "*" {
+        check_name(node)?;
+    }
+    if host != "*" {
+        check_name(host).map_err(|(at, reason)| (host_at + at, reason))?;
+    }
+    let start = first.len() + 1;
+    if start >= text.len() {
+        return Err((text.len(), Reason::NoTopic));
+    }
+    let node = if node == "*" { Name::Any } else { Name::Only(node.into()) };
+    let host = match host {
+        "*" => Host::Any,
+        "local" => Host::Local,
+        host => Host::Only(host.into()),
+    };
+    Ok((Some(Target { node, host }), start))
 }
 
 fn check_len(text: &str) -> Result<(), (usize, Reason)> {
@@ -402,7 +439,7 @@ macro_rules! text {
     )*};
 }
 
-text! { Topic Address Pattern }
+text! { Topic Address Pattern Selector }
 
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -418,10 +455,16 @@ impl fmt::Display for Pattern {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Target { node, host }) = &self.target {
-            write!(f, "{node}@{host}/")?;
+        if let Some(target) = &self.target {
+            write!(f, "{target}/")?;
         }
         f.write_str(&self.topic.text)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.node, self.host)
     }
 }
 
@@ -506,6 +549,8 @@ mod tests {
             check_node_name("a/b").unwrap_err().to_string(),
             "`a/b` is not a name: at byte 1, '/' is not allowed"
         );
+        let wildcard = Topic::new("a/*").unwrap_err().to_string();
+        assert!(wildcard.ends_with("but only a plain topic be published"), "{wildcard}");
         assert_eq!(check_node_name("").unwrap_err().to_string(), "`` is not a name: at byte 0, it is empty");
         assert!(check_node_name("camera-2").is_ok());
     }
@@ -521,7 +566,7 @@ mod tests {
     }
 
     /// As the definition says, by recursion.
-    fn matches_by_definition(pattern: &[&str], topic: &[&str]) -> bool {
+    pub(super) fn matches_by_definition(pattern: &[&str], topic: &[&str]) -> bool {
         match (pattern, topic) {
             ([], []) => true,
             (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| matches_by_definition(rest, &topic[taken..])),
@@ -570,8 +615,10 @@ mod tests {
             pattern in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("*"), Just("**")], 1..7),
             topic in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("c")], 1..8),
         ) {
-            let matches = Pattern::new(&pattern.join("/")).unwrap().matches(&Topic::new(&topic.join("/")).unwrap());
-            prop_assert_eq!(matches, matches_by_definition(&pattern, &topic));
+            let (defined, text) = (matches_by_definition(&pattern, &topic), topic.join("/"));
+            let pattern = Pattern::new(&pattern.join("/")).unwrap();
+            prop_assert_eq!(pattern.matches(&Topic::new(&text).unwrap()), defined);
+            prop_assert!(!defined || text.starts_with(pattern.literal_prefix()));
         }
     }
 }
