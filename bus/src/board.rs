@@ -94,6 +94,8 @@ pub struct BoardLink {
     pub demoted: bool,
     /// Messages that it has not read, counted from the first one of the block that it reads: at most so many.
     pub behind: u64,
+    /// Messages that it missed so far.
+    pub missed: u64,
     /// Blocks in which it holds samples; more of its lines may hold more.
     pub held: u32,
     /// All threads of its node sleep, or run user code, without looking at their logs.

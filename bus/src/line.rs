@@ -8,7 +8,7 @@
 //! | `from` | reliable: keep every generation from this one on |
 //! | `at` | the generation being read |
 //! | `held` x 4 | generations in which owned samples live |
-//! | `done` | last sequence handled (directed lanes) |
+//! | `done` | messages missed so far, for tools (in directed lanes, which miss none: last sequence handled) |
 //! | `more` | index of a further line: seven `held` words and a `more` |
 //!
 //! # Who dies where
@@ -28,6 +28,8 @@ pub(crate) const AT: usize = 8;
 const HELD: usize = 16;
 /// `held` words of the main line.
 const HELD_IN_LINE: usize = 4;
+/// Offset of the word `done`.
+const DONE: usize = 48;
 /// Offset of the word `more`.
 const MORE: usize = 56;
 /// `held` words of a further line, from its start.
@@ -74,6 +76,7 @@ pub(crate) struct LineWords {
     pub(crate) at: Option<u64>,
     /// `held` words of the line itself that are set
     pub(crate) held: u32,
+    pub(crate) missed: u64,
 }
 
 impl LineWords {
@@ -81,7 +84,7 @@ impl LineWords {
     pub(crate) fn of(words: &[u64], tag: u16) -> LineWords {
         let generation = |at: usize| words.get(at / 8).and_then(|word| Tag::new(tag).generation(*word));
         let held = (0..HELD_IN_LINE).filter(|index| generation(HELD + 8 * index).is_some()).count();
-        LineWords { at: generation(AT), held: held as u32 }
+        LineWords { at: generation(AT), held: held as u32, missed: generation(DONE).unwrap_or(0) }
     }
 }
 
@@ -173,6 +176,12 @@ impl<W: Words> OwnLine<W> {
         let value = if generation == 0 { 0 } else { self.tag.word(generation) };
         // PAIRS block-left: Release here, Acquire in LineView::from and LineView::collect_pins.
         self.page.store_release(self.at + word, value, Fact::BlockLeft);
+    }
+
+    /// Says how many messages were missed so far. Nothing depends on it.
+    pub(crate) fn set_missed(&self, missed: u64) {
+        // Relaxed: a tool looks at it, by itself.
+        self.page.store(self.at + DONE, self.tag.word(missed.min(GENERATION_MASK)));
     }
 
     /// Fence between a store to this line and a load from the log.

@@ -78,7 +78,7 @@ fn table(board: &Board, stale: Option<&str>, age: Duration) -> String {
         text += &format!("stale for {:.1} s, dispatcher process {}: {why}\n", age.as_secs_f64(), board.pid);
     }
     let mut cells =
-        vec![["TOPIC", "FROM", "TO", "KIND", "MESSAGES", "BEHIND", "HOLDS", "BYTES", ""].map(str::to_owned)];
+        vec![["TOPIC", "FROM", "TO", "KIND", "MESSAGES", "BEHIND", "MISSED", "HOLDS", "BYTES", ""].map(str::to_owned)];
     for (publication, link, slowest) in rows(board) {
         let mut notes = vec![if link.asleep { "asleep" } else { "awake" }];
         if slowest {
@@ -94,12 +94,13 @@ fn table(board: &Board, stale: Option<&str>, age: Duration) -> String {
             kind(link).to_owned(),
             publication.messages.to_string(),
             link.behind.to_string(),
+            link.missed.to_string(),
             link.held.to_string(),
             publication.bytes.to_string(),
             notes.join(", "),
         ]);
     }
-    let widths: [usize; 9] =
+    let widths: [usize; 10] =
         std::array::from_fn(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in &cells {
         let line: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -121,7 +122,7 @@ fn lines(board: &Board, stale: Option<&str>) -> String {
     for (publication, link, slowest) in rows(board) {
         let row = json!({
             "topic": publication.topic, "publisher": publication.node, "subscriber": link.subscriber,
-            "type": publication.schema, "kind": kind(link), "messages": publication.messages, "behind": link.behind,
+            "type": publication.schema, "kind": kind(link), "messages": publication.messages, "behind": link.behind, "missed": link.missed,
             "held_blocks": link.held, "log_bytes": publication.bytes, "asleep": link.asleep, "slowest": slowest,
             "publisher_waits": publication.waiting,
         });
@@ -152,7 +153,7 @@ mod tests {
         };
         let links = vec![
             BoardLink { reliable: true, ..link("screen", 80) },
-            BoardLink { asleep: true, held: 2, ..link("log", 3) },
+            BoardLink { asleep: true, held: 2, missed: 17, ..link("log", 3) },
             // Of a publication that is not there yet.
             BoardLink { publication: 2, ..link("other", 1) },
         ];
@@ -162,9 +163,9 @@ mod tests {
     #[test]
     fn the_slowest_is_shown() {
         let expected = "stale for 2.0 s, dispatcher process 7: nobody listens\n\
-                        TOPIC  FROM   TO      KIND      MESSAGES  BEHIND  HOLDS  BYTES\n\
-                        pose   robot  log     lossy     90        3       2      4096   asleep\n\
-                        pose   robot  screen  reliable  90        80      0      4096   awake, slowest\n";
+                        TOPIC  FROM   TO      KIND      MESSAGES  BEHIND  MISSED  HOLDS  BYTES\n\
+                        pose   robot  log     lossy     90        3       17      2      4096   asleep\n\
+                        pose   robot  screen  reliable  90        80      0       0      4096   awake, slowest\n";
         assert_eq!(table(&board(), Some("nobody listens"), Duration::from_secs(2)), expected);
     }
 

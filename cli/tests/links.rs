@@ -152,6 +152,25 @@ fn who_is_slow_is_seen_while_the_dispatcher_lives_and_after_its_death() {
 }
 
 #[test]
+fn what_a_lossy_subscriber_missed_is_seen() {
+    let place = Place::new("missed");
+    let _dispatcher = place.dispatcher();
+    wait_for(&place.socket());
+    let nodes = ["fast", "dozy"].map(|name| node(&place.socket(), name));
+    let mut publisher = nodes[0].publisher::<[u8]>("data").block_len(4096).depth(4).create().unwrap();
+    let mut dozy = nodes[1].subscriber::<[u8]>("data").depth(4).create().unwrap();
+    publisher.publish(&[7; 400]).unwrap();
+    dozy.receive().unwrap();
+    for _ in 0..200 {
+        publisher.publish(&[7; 400]).unwrap();
+    }
+    dozy.receive().unwrap();
+    let missed = dozy.missed();
+    assert!(missed > 0);
+    place.rows(|rows| rows.len() == 2 && rows[1]["missed"] == missed);
+}
+
+#[test]
 fn without_a_name_there_is_none_and_it_is_said_how_to_get_one() {
     let place = TempDir::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset"));

@@ -202,7 +202,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// What was found, checked.
     #[inline(always)]
     pub(crate) fn sample(&mut self, found: Found) -> Result<Sample<'_, T>, ReceiveError> {
-        let copied = self.copy_if_foreign(&found);
+        let copied = self.copy_if_needed(&found);
         let port = &self.ports[found.port];
         let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
         match T::view(payload) {
@@ -229,7 +229,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// its log otherwise.
     pub unsafe fn try_receive_unchecked(&mut self) -> Result<Option<Sample<'_, T>>, ReceiveError> {
         let Some(found) = self.poll()? else { return Ok(None) };
-        let copied = self.copy_if_foreign(&found);
+        let copied = self.copy_if_needed(&found);
         let port = &self.ports[found.port];
         let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
         // SAFETY:

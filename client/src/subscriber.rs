@@ -43,7 +43,7 @@ pub struct Subscriber<T: Message + ?Sized> {
     chase: Chase,
     /// messages
     received: u64,
-    trusting: bool,
+    copying: Copying,
     /// The message received last, if its publisher is not to be trusted.
     pub(crate) copy: AlignedVec,
     /// Messages missed on links that are gone, or between two links to one publication.
@@ -377,13 +377,17 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Copies a message whose publisher could change it after it was checked. Says whether it did.
     #[inline(always)]
-    pub(crate) fn copy_if_foreign(&mut self, found: &Found) -> bool {
+    pub(crate) fn copy_if_needed(&mut self, found: &Found) -> bool {
         let port = &self.ports[found.port];
-        let foreign = port.publisher.foreign && !self.trusting;
-        if foreign {
+        let copied = match self.copying {
+            Copying::OfOthers => port.publisher.foreign,
+            Copying::Always => true,
+            Copying::Never => false,
+        };
+        if copied {
             port.inlet.copy_payload(&mut self.copy);
         }
-        foreign
+        copied
     }
 }
 
@@ -435,8 +439,18 @@ pub struct SubscriberBuilder<T: Message + ?Sized> {
     history: u64,
     wait: WaitStrategy,
     link_timeout: Duration,
-    trusting: bool,
+    copying: Copying,
     messages: PhantomData<fn() -> Box<T>>,
+}
+
+/// Which messages are copied before they are checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Copying {
+    /// Those of publishers of other users (neither this one nor root).
+    #[default]
+    OfOthers,
+    Always,
+    Never,
 }
 
 impl SubscriberBuilder<[u8]> {
@@ -458,7 +472,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             history: 0,
             wait: WaitStrategy::default(),
             link_timeout: LINK_TIMEOUT,
-            trusting: false,
+            copying: Copying::default(),
             messages: PhantomData,
         }
     }
@@ -502,7 +516,15 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
     /// Reads messages of publishers of other users in place, too. By default they are copied before they are checked, since
     /// such a publisher could change them afterwards; see `docs/security.md`.
     pub fn trust_publishers(mut self) -> Self {
-        self.trusting = true;
+        self.copying = Copying::Never;
+        self
+    }
+
+    /// Copies every message before it is checked, whoever published it: right for publishers that may be hostile or corrupt their
+    /// own memory, also those of the own user. Costs one pass over the message; what is kept
+    /// ([`Sample::into_owned`](crate::Sample::into_owned)) then pins no memory of the publisher's.
+    pub fn copied(mut self) -> Self {
+        self.copying = Copying::Always;
         self
     }
 
@@ -534,7 +556,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             budget: SpinBudget::new(),
             chase: Chase::default(),
             received: 0,
-            trusting: self.trusting,
+            copying: self.copying,
             copy: AlignedVec::new(),
             missed_earlier: 0,
             due: Vec::new(),

@@ -106,6 +106,23 @@ fn loans_are_written_in_place_and_samples_can_be_kept() {
 }
 
 #[test]
+fn what_is_copied_holds_nothing_of_its_publishers() {
+    let place = Place::new();
+    let node = place.node("camera");
+    let mut publisher = node.publisher::<[u8]>("image").block_len(4096).blocks(4).create().unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("image").reliable().copied().create().unwrap();
+    let mut kept = Vec::new();
+    // Each takes a block of its own, of four.
+    for image in 0..64_u8 {
+        publisher.try_publish(&[image; 4000]).unwrap();
+        kept.push(subscriber.receive().unwrap().into_owned().unwrap());
+    }
+    for (image, sample) in kept.iter().enumerate() {
+        assert!(sample.len() == 4000 && sample.iter().all(|&byte| byte as usize == image), "image {image}");
+    }
+}
+
+#[test]
 fn a_blocked_thread_wakes_for_each_message() {
     let place = Place::new();
     for wait in [WaitStrategy::Block, WaitStrategy::Yield, WaitStrategy::Spin] {

@@ -133,6 +133,7 @@ fn link(row: LinkRow, states: &HashMap<PublicationId, LogState>, store: &Store) 
         reliable: row.reliable && !row.demoted,
         demoted: row.demoted,
         behind: line.reads.zip(state).map_or(0, |(reads, state)| state.behind(reads)),
+        missed: line.missed,
         held: line.held,
         asleep,
     }

@@ -264,7 +264,7 @@ impl<W: Words> Cursor<W> {
                     let Some(missed) = second.checked_sub(self.expected) else {
                         return self.corrupt(at, "an end before messages that were read");
                     };
-                    self.missed += missed;
+                    self.count_missed(missed);
                     return self.end(CursorFault::Ended { missed });
                 }
                 kind => {
@@ -287,7 +287,7 @@ impl<W: Words> Cursor<W> {
                     };
                     if self.evicted {
                         self.evicted = false;
-                        self.missed += missed;
+                        self.count_missed(missed);
                         self.expected = second;
                         return Err(CursorFault::Evicted { missed });
                     }
@@ -298,14 +298,14 @@ impl<W: Words> Cursor<W> {
                         let Some(expected) = second.checked_add(skipped) else {
                             return self.corrupt(at, "a filler frame beyond the last sequence");
                         };
-                        self.missed += missed;
+                        self.count_missed(missed);
                         self.expected = expected;
                         continue;
                     }
                     let Some(expected) = second.checked_add(1) else {
                         return self.corrupt(at, "a sequence beyond the last one");
                     };
-                    self.missed += missed;
+                    self.count_missed(missed);
                     self.expected = expected;
                     self.last = Payload { at: at + word.payload_offset(), len: word.len() as usize };
                     return Ok(Some(Frame { sequence: second, missed_before: missed }));
@@ -331,6 +331,13 @@ impl<W: Words> Cursor<W> {
     /// Messages lost so far.
     pub fn missed(&self) -> u64 {
         self.missed
+    }
+
+    fn count_missed(&mut self, missed: u64) {
+        if missed > 0 {
+            self.missed += missed;
+            self.line.set_missed(self.missed);
+        }
     }
 
     /// Sequence of the next message that was neither seen nor counted as missed.

@@ -112,6 +112,8 @@ pub struct LineState {
     pub reads: Option<u64>,
     /// Blocks in which it holds samples, as far as the line itself says; more lines may.
     pub held: u32,
+    /// Messages that it missed so far.
+    pub missed: u64,
 }
 
 /// Looks at a link's line in its subscriber's node page.
@@ -121,7 +123,7 @@ pub struct LineState {
 /// When the descriptor cannot be read.
 pub fn glimpse_line(page: BorrowedFd<'_>, line: u32, tag: u16) -> Result<LineState> {
     let found = LineWords::of(&words(page, line_at(line), 8)?, tag);
-    Ok(LineState { reads: found.at, held: found.held })
+    Ok(LineState { reads: found.at, held: found.held, missed: found.missed })
 }
 
 /// Whether a node wants its bell rung: none of its threads looks at its logs now.

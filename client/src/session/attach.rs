@@ -31,6 +31,8 @@ use crate::wait::Waiter;
 
 /// After a first failure it is tried again after about this time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
+/// A dispatcher that was there for less is not looked for at once when it has gone: it may welcome and hang up for ever.
+const STEADY: Duration = Duration::from_millis(100);
 /// How long a dispatcher may take to answer a node that comes back.
 const GREETING: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,8 @@ pub(crate) struct Attachment {
     settings: Settings,
     state: State,
     backoff: Duration,
+    /// When it was welcomed last.
+    welcomed_at: Instant,
     /// The last dispatcher ran in some node's process.
     was_embedded: bool,
     stand_in: StandIn,
@@ -125,6 +129,7 @@ pub(crate) fn attach_first(settings: Settings) -> Result<First, ConnectError> {
         settings,
         state: State::Attached(connection),
         backoff: FIRST_BACKOFF,
+        welcomed_at: Instant::now(),
         was_embedded: welcome.embedded,
         stand_in,
     };
@@ -274,8 +279,14 @@ impl Attachment {
             State::Detached { since, .. } => since,
             State::Away => now,
         };
-        // At once the first time: a successor may be there.
-        let wait = if matches!(self.state, State::Attached(_)) { Duration::ZERO } else { self.next_backoff() };
+        // At once the first time: a successor may be there. One that welcomes and hangs up is not asked again and again.
+        let steady = now.saturating_duration_since(self.welcomed_at) >= STEADY;
+        let wait = if matches!(self.state, State::Attached(_)) && steady {
+            self.backoff = FIRST_BACKOFF;
+            Duration::ZERO
+        } else {
+            self.next_backoff()
+        };
         self.state = State::Detached { since, retry_at: now + wait };
     }
 
@@ -287,7 +298,7 @@ impl Attachment {
             State::Greeting { connection, .. } => {
                 self.state = State::Attached(connection);
                 self.was_embedded = welcome.embedded;
-                self.backoff = FIRST_BACKOFF;
+                self.welcomed_at = Instant::now();
                 true
             }
             other => {
