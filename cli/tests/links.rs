@@ -164,9 +164,11 @@ fn what_a_lossy_subscriber_missed_is_seen() {
     for _ in 0..200 {
         publisher.publish(&[7; 400]).unwrap();
     }
-    dozy.receive().unwrap();
+    // First what stands in the block that it reads.
+    while dozy.missed() == 0 {
+        dozy.receive().unwrap();
+    }
     let missed = dozy.missed();
-    assert!(missed > 0);
     place.rows(|rows| rows.len() == 2 && rows[1]["missed"] == missed);
 }
 

@@ -104,6 +104,10 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error + Send
     let mut options = arguments.nodeset.clone();
     if options.dispatcher.is_none() && options.instance == AppOptions::default().instance && !options.no_embedded {
         options.instance = format!("performance1-{}", std::process::id());
+        // By its path, it has no board: nobody would take the name over if this run were killed.
+        let endpoint = options.endpoint()?;
+        endpoint.prepare()?;
+        options.dispatcher = Some(endpoint.path().to_owned());
     }
     let node = Arc::new(Mutex::new(None));
     leave_on_signal(Arc::clone(&node))?;
