@@ -21,7 +21,7 @@ pub(crate) struct Program {
 pub(crate) enum Command {
     /// Publish text on a topic
     Pub(PubArgs),
-    /// Print what is published on a topic, one line a message
+    /// Print what is published on a topic or on all topics of a pattern, one line a message
     Echo(EchoArgs),
     /// Print who is there: nodes, publications, subscriptions
     List(ListArgs),
@@ -59,7 +59,7 @@ pub(crate) struct PubArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EchoArgs {
-    /// What to listen to
+    /// What to listen to: a topic (`robot/arm`), a pattern (`robot/*`, `robot/**`), or those of one node (`arm@local/robot/**`)
     pub(crate) topic: String,
 
     /// End after so many messages; 0 goes on until it is interrupted

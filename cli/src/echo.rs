@@ -29,7 +29,9 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), Box<dyn Error>> {
         if sample.missed_before() > 0 {
             eprintln!("nodeset: {} messages of {} were missed", sample.missed_before(), sample.publisher());
         }
-        match writeln!(out, "{}", line(&sample)).and_then(|()| out.flush()) {
+        // Where there are several topics, each message says its own.
+        let topic = if sample.topic() == args.topic { String::new() } else { format!("{} ", sample.topic()) };
+        match writeln!(out, "{topic}{}", line(&sample)).and_then(|()| out.flush()) {
             Ok(()) => printed += 1,
             // Whoever read our output has gone: nothing is left to do.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

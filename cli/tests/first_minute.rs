@@ -73,6 +73,24 @@ fn a_message_crosses_and_the_list_shows_who_is_there() {
 }
 
 #[test]
+fn a_pattern_shows_the_topic_of_each_message() {
+    let place = TempDir::new().unwrap();
+    let mut all = Beside::start(nodeset(place.path(), &["echo", "machine/**"]));
+    let mut one = Beside::start(nodeset(place.path(), &["echo", "pub@local/machine/load"]));
+    for (topic, subscribers) in [("machine/load", "2"), ("machine/disk/free", "1")] {
+        let arguments = ["pub", topic, "7 percent", "--subscribers", subscribers, "--wait", "60"];
+        let output = nodeset(place.path(), &arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(all.line(), format!("{topic} pub: 7 percent"));
+    }
+    assert_eq!(one.line(), "machine/load pub: 7 percent");
+    let wildcard = failure(nodeset(place.path(), &["pub", "machine/*", "7"]).output().unwrap());
+    assert!(wildcard.contains("only a plain topic"), "{wildcard}");
+    let where_wrong = failure(nodeset(place.path(), &["echo", "machine/lo*"]).output().unwrap());
+    assert!(where_wrong.contains("at byte 10"), "{where_wrong}");
+}
+
+#[test]
 fn errors_name_the_cure() {
     let place = TempDir::new().unwrap();
     let nobody = failure(nodeset(place.path(), &["list"]).output().unwrap());

@@ -185,8 +185,8 @@ pub enum AdvertiseError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The topic is not valid.
-    #[error("`{topic}` is no topic: {source}")]
+    /// It is no topic, address or pattern: correct it.
+    #[error("`{topic}` cannot be subscribed: {source}")]
     Topic {
         /// As given.
         topic: String,

@@ -84,12 +84,24 @@ impl Node {
         self.handle.core.info().attached
     }
 
-    /// Begins to make a publisher of `topic`.
+    /// Begins to make a publisher of `topic`, a plain one.
     pub fn publisher<T: Message + ?Sized>(&self, topic: impl AsRef<str>) -> PublisherBuilder<T> {
         PublisherBuilder::new(Arc::clone(&self.handle), topic.as_ref())
     }
 
-    /// Begins to make a subscriber of `topic`.
+    /// Begins to make a subscriber of `topic`: a plain one (`robot/arm/pose`), a pattern (`robot/*/pose`, `robot/**`), or the
+    /// messages of one node only (`arm@local/robot/**`). `*` stands for one level, `**` for any number of them, none included;
+    /// node and host may be `*`, and the host `local`. Publications that come later are linked as well.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-patterns").embedded().connect()?;
+    /// let mut subscriber = node.subscriber::<str>("lens/**").create()?;
+    /// let mut publisher = node.publisher::<str>("lens/left/state").create()?;
+    /// publisher.publish("open")?;
+    /// let sample = subscriber.receive()?;
+    /// assert_eq!((sample.topic(), &*sample), ("lens/left/state", "open"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscriber<T: Message + ?Sized>(&self, topic: impl AsRef<str>) -> SubscriberBuilder<T> {
         SubscriberBuilder::new(Arc::clone(&self.handle), topic.as_ref())
     }

@@ -25,7 +25,6 @@ pub struct Sample<'a, T: Message + ?Sized> {
     payload: &'a [u8],
     frame: Frame,
     port: &'a Port,
-    topic: &'a Arc<str>,
     /// The bytes are the subscriber's own copy.
     copied: bool,
 }
@@ -51,9 +50,9 @@ impl<'a, T: Message + ?Sized> Sample<'a, T> {
         &self.port.publisher.node
     }
 
-    /// Its topic.
+    /// The topic on which it was published: never a pattern, also when that was subscribed.
     pub fn topic(&self) -> &'a str {
-        self.topic
+        &self.port.publisher.topic
     }
 
     /// What its publisher publishes.
@@ -80,13 +79,7 @@ impl<'a, T: Message + ?Sized> Sample<'a, T> {
         } else {
             Bytes::Kept(self.port.inlet.keep()?)
         };
-        Ok(OwnedSample {
-            bytes,
-            frame: self.frame,
-            publisher: Arc::clone(&self.port.publisher),
-            topic: Arc::clone(self.topic),
-            view: PhantomData,
-        })
+        Ok(OwnedSample { bytes, frame: self.frame, publisher: Arc::clone(&self.port.publisher), view: PhantomData })
     }
 }
 
@@ -117,7 +110,6 @@ pub struct OwnedSample<T: Message + ?Sized> {
     bytes: Bytes,
     frame: Frame,
     publisher: Arc<PublisherInfo>,
-    topic: Arc<str>,
     view: PhantomData<Box<T::View>>,
 }
 
@@ -143,9 +135,9 @@ impl<T: Message + ?Sized> OwnedSample<T> {
         &self.publisher.node
     }
 
-    /// Its topic.
+    /// The topic on which it was published: never a pattern, also when that was subscribed.
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.publisher.topic
     }
 
     /// What its publisher publishes.
@@ -180,7 +172,6 @@ impl<T: Message + ?Sized> Clone for OwnedSample<T> {
             bytes: self.bytes.clone(),
             frame: self.frame,
             publisher: Arc::clone(&self.publisher),
-            topic: Arc::clone(&self.topic),
             view: PhantomData,
         }
     }
@@ -206,15 +197,15 @@ impl<T: Message + ?Sized> Subscriber<T> {
         let port = &self.ports[found.port];
         let payload = if copied { &self.copy[..] } else { port.inlet.payload() };
         match T::view(payload) {
-            Ok(view) => Ok(Sample { view, payload, frame: found.frame, port, topic: &self.topic, copied }),
+            Ok(view) => Ok(Sample { view, payload, frame: found.frame, port, copied }),
             Err(source) => Err(self.invalid(&found, source)),
         }
     }
 
     #[cold]
     fn invalid(&self, found: &Found, source: InvalidMessage) -> ReceiveError {
-        let publisher = Arc::clone(&self.ports[found.port].publisher.node);
-        ReceiveError::Invalid { topic: Arc::clone(&self.topic), publisher, source }
+        let publisher = &self.ports[found.port].publisher;
+        ReceiveError::Invalid { topic: Arc::clone(&publisher.topic), publisher: Arc::clone(&publisher.node), source }
     }
 
     /// As [`try_receive`](Self::try_receive), without checking the message's bytes.
@@ -235,6 +226,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
         // SAFETY:
         // - the payload is a message of type T: the caller's contract
         let view = unsafe { T::view_unchecked(payload) };
-        Ok(Some(Sample { view, payload, frame: found.frame, port, topic: &self.topic, copied }))
+        Ok(Some(Sample { view, payload, frame: found.frame, port, copied }))
     }
 }

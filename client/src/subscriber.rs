@@ -9,7 +9,7 @@ use crossbeam::channel::bounded;
 use nodeset_bus::inlet::{Frame, InletFault};
 use nodeset_bus::message::{Message, Schema};
 use nodeset_bus::protocol::{LinkId, SubscriptionId};
-use nodeset_bus::topic::Topic;
+use nodeset_bus::topic::Selector;
 use rkyv::util::AlignedVec;
 
 use crate::armed::Watch;
@@ -27,7 +27,7 @@ const LOOKS_BEFORE_YIELD: u32 = 4096;
 /// messages that a lossy subscriber goes back when it was lapped
 const DEPTH: u64 = 64;
 
-/// Receives messages of type `T` from all publishers of one topic.
+/// Receives messages of type `T` from all publishers of a topic, or of all topics of a pattern.
 ///
 /// The order of each publication is kept; between publications there is none.
 pub struct Subscriber<T: Message + ?Sized> {
@@ -127,7 +127,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.shared.pending()
     }
 
-    /// The topic.
+    /// What was subscribed: a topic, an address or a pattern. [`Sample::topic`] says where a message was published.
     pub fn topic(&self) -> &str {
         &self.topic
     }
@@ -292,8 +292,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// Says what the user has to know.
     #[cold]
     fn on_fault(&mut self, port: usize, fault: InletFault) -> Option<ReceiveError> {
-        let topic = Arc::clone(&self.topic);
-        let publisher = Arc::clone(&self.ports[port].publisher.node);
+        let of = &self.ports[port].publisher;
+        let (topic, publisher) = (Arc::clone(&of.topic), Arc::clone(&of.node));
         match fault {
             InletFault::Evicted { missed } => {
                 if self.handle.core.info().attached {
@@ -528,20 +528,21 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         self
     }
 
-    /// Makes the subscriber. Returns when it is linked to every publisher of the topic that is there and answers, at the latest
+    /// Makes the subscriber. Returns when it is linked to every publisher of what it subscribes that is there and answers, at the latest
     /// after the link timeout; [`Subscriber::pending`] says who is missing.
     ///
     /// # Errors
     ///
     /// See [`SubscribeError`].
     pub fn create(self) -> Result<Subscriber<T>, SubscribeError> {
-        let topic =
-            Topic::new(&self.topic).map_err(|source| SubscribeError::Topic { topic: self.topic.clone(), source })?;
+        if let Err(source) = Selector::new(&self.topic) {
+            return Err(SubscribeError::Topic { topic: self.topic, source });
+        }
         let schema: Option<Schema> = (!self.any_schema).then(T::schema);
         if let Some(schema) = &schema {
             schema.check()?;
         }
-        let topic: Arc<str> = topic.as_str().into();
+        let topic: Arc<str> = self.topic.as_str().into();
         let shared = Arc::new(SubscriptionShared::default());
         let (reply, answer) = bounded(1);
         // From here on dropping it takes the subscription back.

@@ -329,10 +329,11 @@ fn two_types_on_one_topic_are_refused_in_either_order() {
 fn bad_topics_names_and_shapes_are_refused_with_a_reason() {
     let place = Place::new();
     let node = place.node("node");
-    for topic in ["", "a//b", "/a", "a/*", "with space", "a@b/c"] {
+    for topic in ["", "a//b", "/a", "a/x*", "with space", "a/b@c"] {
         let error = node.publisher::<u32>(topic).create().unwrap_err().to_string();
         assert!(error.contains(topic), "{error}");
-        node.subscriber::<u32>(topic).create().unwrap_err();
+        let error = node.subscriber::<u32>(topic).create().unwrap_err().to_string();
+        assert!(error.contains(topic), "{error}");
     }
     node.publisher::<u32>("a").block_len(1000).create().unwrap_err();
     node.publisher::<u32>("a").blocks(1).create().unwrap_err();

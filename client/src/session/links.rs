@@ -137,10 +137,9 @@ impl Table {
             // Before the port goes to its subscriber, which may drop it at once: then `LinkLeft` follows.
             Ok(Some(port)) => {
                 say(outbox, ToDispatcher::LinkEntered { link: id });
-                let publisher = Arc::clone(&port.publisher.node);
-                debug!(event = "linked", topic, %publisher);
+                let (publisher, topic) = (Arc::clone(&port.publisher.node), Arc::clone(&port.publisher.topic));
+                debug!(event = "linked", topic = &*topic, %publisher);
                 if let Some(subscription) = self.subscriptions.get(&id.subscription) {
-                    let topic = Arc::clone(&subscription.topic);
                     // Given back when the subscriber is gone: dropped here, which says `Released`.
                     drop(subscription.shared.push(Arrival::Port(Box::new(port))));
                     self.core.waiter.kick();
@@ -160,7 +159,7 @@ impl Table {
 
     /// `None` when nobody wants it any more.
     fn try_enter(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>) -> Result<Option<Port>, EnterError> {
-        let EnterLink { link: id, publisher, schema, shape, slot, line, tag, reliable, .. } = enter;
+        let EnterLink { link: id, publisher, topic, schema, shape, slot, line, tag, reliable, .. } = enter;
         let Some(handle) = self.handle.upgrade() else { return Ok(None) };
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription).filter(|it| !it.closed) else {
             return Ok(None);
@@ -196,11 +195,14 @@ impl Table {
         if peer.dead {
             inlet.publisher_gone();
         }
-        let link = IncomingLink { peer: publisher, line, tag, reliable, ended: peer.dead, evicted: false };
+        // The subscription's own text, unless that is a pattern.
+        let topic = if *subscription.topic == *topic { Arc::clone(&subscription.topic) } else { topic.into() };
+        let (of_link, ended) = (Arc::clone(&topic), peer.dead);
+        let link = IncomingLink { peer: publisher, topic: of_link, line, tag, reliable, ended, evicted: false };
         subscription.links.insert(id, link);
         let own = self.core.info().uid;
         let foreign = peer.uid != own && peer.uid != 0;
-        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), schema, foreign });
+        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), topic, schema, foreign });
         Ok(Some(Port::new(inlet, publisher)))
     }
 
@@ -221,14 +223,14 @@ impl Table {
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else { return };
         let Some(link) = subscription.links.get_mut(&id).filter(|link| !link.ended) else { return };
         link.ended = true;
-        let peer = link.peer;
+        let (peer, topic) = (link.peer, Arc::clone(&link.topic));
         drop(subscription.shared.push(Arrival::Gone(id)));
         self.core.waiter.kick();
         if died {
             self.peers.mourn(peer);
         }
         if let Some(peer) = self.peers.find(peer) {
-            let (topic, name) = (Arc::clone(&subscription.topic), Arc::clone(&peer.name));
+            let (topic, name) = (topic, Arc::clone(&peer.name));
             debug!(event = "link_ended", topic = &*topic, publisher = &*name, died);
             self.core.tell(&NodeEvent::LinkEnded { topic, peer: name, peer_subscribes: false, died });
         }

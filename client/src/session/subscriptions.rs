@@ -49,6 +49,8 @@ impl Port {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) node: Arc<str>,
+    /// Where it publishes: one of those that the subscription means.
+    pub(crate) topic: Arc<str>,
     /// What it publishes, for those who read anything.
     pub(crate) schema: Schema,
     /// Of another user than this one or root: its bytes may change after they were checked.
@@ -177,6 +179,7 @@ impl SubscriptionShared {
 
 /// One subscription of the node.
 pub(super) struct Subscription {
+    /// What is subscribed: a topic, an address or a pattern.
     pub(super) topic: Arc<str>,
     pub(super) schema: Option<Schema>,
     pub(super) reliable: bool,
@@ -194,9 +197,11 @@ pub(super) struct Subscription {
 }
 
 /// One link of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct IncomingLink {
     pub(super) peer: NodeId,
+    /// Of its publication.
+    pub(super) topic: Arc<str>,
     pub(super) line: u32,
     pub(super) tag: u16,
     pub(super) reliable: bool,

@@ -133,7 +133,7 @@ impl Table {
 
     pub(super) fn released(&mut self, id: LinkId, tag: u16, outbox: &mut Outbox) {
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription) else { return };
-        let Some(link) = subscription.links.get(&id).filter(|link| link.tag == tag).copied() else { return };
+        let Some(link) = subscription.links.get(&id).filter(|link| link.tag == tag).cloned() else { return };
         subscription.links.remove(&id);
         say(outbox, ToDispatcher::LinkLeft { link: id, evicted: link.evicted });
         if !link.ended && !subscription.closed {

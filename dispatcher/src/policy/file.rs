@@ -111,7 +111,7 @@ pub fn read(path: &Path) -> Result<Policy, PolicyError> {
 }
 
 /// Reads a policy from `text`; `path` is only for messages.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {
     let parsed: Text = toml::from_str(text).map_err(|error| PolicyError::Parse {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),

@@ -374,7 +374,7 @@ impl Registry {
             let wanted = self.subscriptions.get(&id.subscription).is_some_and(|it| {
                 it.node == link.subscriber
                     && it.reliable == link.reliable
-                    && self.publications.get(&id.publication).is_some_and(|other| other.topic == it.topic)
+                    && self.publications.get(&id.publication).is_some_and(|other| self.wants(it, other))
             });
             let taken = wanted
                 && !link.demoted
@@ -420,9 +420,9 @@ impl Registry {
             }
         }
         for subscription in &node.subscriptions {
-            let topic = self.subscriptions.get(subscription).and_then(|it| self.topics.get(&it.topic));
-            for publication in topic.into_iter().flat_map(|ends| &ends.publications) {
-                if let Some(publication) = self.publications.get_mut(publication) {
+            let Some(it) = self.subscriptions.get(subscription) else { continue };
+            for publication in self.publications_on(&it.selector) {
+                if let Some(publication) = self.publications.get_mut(&publication) {
                     publication.given_up.remove(subscription);
                 }
             }
@@ -434,15 +434,13 @@ impl Registry {
         let Some(node) = self.nodes.get(&id) else { return };
         let mut pairs = Vec::new();
         for publication in &node.publications {
-            if let Some(ends) = self.topics.get(&self.publications[publication].topic) {
-                pairs.extend(ends.subscriptions.iter().map(|&subscription| (*publication, subscription)));
-            }
+            let subscriptions = self.subscriptions_of(&self.publications[publication].topic);
+            pairs.extend(subscriptions.into_iter().map(|subscription| (*publication, subscription)));
         }
         for subscription in &node.subscriptions {
-            if let Some(ends) = self.topics.get(&self.subscriptions[subscription].topic) {
-                let others = ends.publications.iter().filter(|it| self.publications[it].node != id);
-                pairs.extend(others.map(|&publication| (publication, *subscription)));
-            }
+            let publications = self.publications_on(&self.subscriptions[subscription].selector);
+            let others = publications.into_iter().filter(|it| self.publications[it].node != id);
+            pairs.extend(others.map(|publication| (publication, *subscription)));
         }
         for (publication, subscription) in pairs {
             self.join_late(publication, subscription);

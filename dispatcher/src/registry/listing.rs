@@ -44,7 +44,7 @@ impl ListCursor {
                             self.stage = Stage::Publications(Bound::Excluded(id));
                             return Some(Listing::Publication {
                                 node: registry.name_of(it.node),
-                                topic: it.topic.clone(),
+                                topic: it.topic.to_string(),
                                 schema: it.schema.name().to_owned(),
                                 links: registry.count_ready(&it.links),
                             });
@@ -57,7 +57,7 @@ impl ListCursor {
                     self.stage = Stage::Subscriptions(Bound::Excluded(id));
                     return Some(Listing::Subscription {
                         node: registry.name_of(it.node),
-                        topic: it.topic.clone(),
+                        topic: it.selector.to_string(),
                         schema: it.schema.as_ref().map_or("any", |schema| schema.name()).to_owned(),
                         reliable: it.reliable,
                         links: registry.count_ready(&it.links),
@@ -112,7 +112,7 @@ impl Registry {
     pub fn live_publications(&self) -> impl Iterator<Item = PublicationRow> + '_ {
         self.publications.iter().filter(|(_, it)| it.is_live()).map(|(&id, it)| PublicationRow {
             id,
-            topic: it.topic.clone(),
+            topic: it.topic.to_string(),
             node: self.name_of(it.node),
             schema: it.schema.name().to_owned(),
             shape: it.shape,

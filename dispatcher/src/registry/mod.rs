@@ -40,12 +40,14 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod wanting;
 mod watchers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use nodeset_bus::protocol::{About, EndReason, LinkId, NodeId, PublicationId, RefusalCode, SubscriptionId, ToNode};
+use nodeset_bus::topic::PatternIndex;
 use tracing::{debug, warn};
 
 pub use action::{Action, Handle, Kind, Task};
@@ -101,6 +103,8 @@ pub struct Registry {
     publications: BTreeMap<PublicationId, Publication>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     topics: BTreeMap<String, TopicEnds>,
+    /// Subscriptions of anything but a plain topic, by their patterns.
+    patterns: PatternIndex<SubscriptionId>,
     links: BTreeMap<LinkId, Link>,
     accounts: Accounts,
     /// Links that only one end named so far, and until when the other end has time; `None`: that time is over.
@@ -124,6 +128,7 @@ impl Registry {
             publications: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             topics: BTreeMap::new(),
+            patterns: PatternIndex::new(),
             links: BTreeMap::new(),
             halves: BTreeMap::new(),
             shared: BTreeMap::new(),
@@ -168,6 +173,7 @@ impl Registry {
             && self.publications.is_empty()
             && self.subscriptions.is_empty()
             && self.topics.is_empty()
+            && self.patterns.is_empty()
             && self.links.is_empty()
             && self.halves.is_empty()
             && self.shared.is_empty()

@@ -11,7 +11,7 @@ use super::node::Shared;
 use super::topics::shorten;
 use super::{Action, Failure, Handle, Kind, Registry};
 
-/// What came of bringing a publication and a subscription of one topic together.
+/// What came of bringing a publication and a subscription together that may want it.
 #[derive(Debug)]
 pub(super) enum Joined {
     /// A new link; [`Registry::settle`] takes its first step.
@@ -28,7 +28,7 @@ pub(super) enum Joined {
 }
 
 impl Registry {
-    /// Brings two ends of one topic together, once both answer.
+    /// Brings a publication and a subscription that wants it together, once both answer.
     pub(super) fn join(&mut self, publication_id: PublicationId, subscription_id: SubscriptionId) -> Joined {
         let (Some(publication), Some(subscription)) =
             (self.publications.get(&publication_id), self.subscriptions.get(&subscription_id))
@@ -38,7 +38,7 @@ impl Registry {
         let id = LinkId { publication: publication_id, epoch: publication.epoch, subscription: subscription_id };
         let (publisher, subscriber, reliable) = (publication.node, subscription.node, subscription.reliable);
         if !publication.is_live()
-            || publication.topic != subscription.topic
+            || !self.wants(subscription, publication)
             || publication.given_up.contains(&subscription_id)
             || self.links.contains_key(&id)
             || !self.answers(publisher)
@@ -53,7 +53,7 @@ impl Registry {
                 Mismatch {
                     publication: publication_id,
                     subscription: subscription_id,
-                    topic: publication.topic.clone(),
+                    topic: publication.topic.to_string(),
                     node: self.name_of(node),
                     difference,
                 }
@@ -166,7 +166,7 @@ impl Registry {
         let enter = EnterLink {
             link: id,
             publisher: link.publisher,
-            topic: publication.topic.clone(),
+            topic: publication.topic.to_string(),
             schema: publication.schema.clone(),
             shape: publication.shape,
             slot: publication.slot,

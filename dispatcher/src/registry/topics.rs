@@ -8,7 +8,7 @@ use nodeset_bus::protocol::{
     About, Advertise, EndReason, Expected, Health, LinkId, LogShape, Mismatch, NodeId, PublicationId, RefusalCode,
     Subscribe, SubscriptionId, ToNode,
 };
-use nodeset_bus::topic::Topic;
+use nodeset_bus::topic::{Selector, Topic};
 use tracing::{debug, info};
 
 use crate::policy::Deed;
@@ -34,7 +34,7 @@ pub(super) enum Progress {
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) node: NodeId,
-    pub(super) topic: String,
+    pub(super) topic: Topic,
     pub(super) schema: Schema,
     pub(super) epoch: u64,
     pub(super) shape: LogShape,
@@ -59,7 +59,8 @@ impl Publication {
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) node: NodeId,
-    pub(super) topic: String,
+    /// What it wants; see `wanting`.
+    pub(super) selector: Selector,
     /// `None` reads anything.
     pub(super) schema: Option<Schema>,
     pub(super) reliable: bool,
@@ -70,7 +71,7 @@ pub(super) struct Subscription {
     pub(super) links: BTreeSet<LinkId>,
 }
 
-/// Both sides of a topic.
+/// Both sides of a topic; subscriptions of patterns stand elsewhere (`wanting`).
 #[derive(Debug, Default)]
 pub(super) struct TopicEnds {
     pub(super) publications: BTreeSet<PublicationId>,
@@ -97,12 +98,12 @@ impl Registry {
             }
         };
         let (handle, kind) = (Handle::LogOf(id), Kind::Log(publication.shape));
-        self.topics.entry(publication.topic.clone()).or_default().publications.insert(id);
+        self.topics.entry(publication.topic.to_string()).or_default().publications.insert(id);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.publications.insert(id);
         }
         let brought = publication.brought;
-        let item = Item::Publication { topic: &publication.topic, shape: publication.shape };
+        let item = Item::Publication { topic: publication.topic.as_str(), shape: publication.shape };
         self.accounts.add(self.uid_of(node), item);
         self.publications.insert(id, publication);
         self.actions.push_back(if brought {
@@ -171,7 +172,7 @@ impl Registry {
         };
         Ok(Publication {
             node: id,
-            topic: asked.topic,
+            topic,
             schema: asked.schema,
             epoch: asked.epoch,
             shape,
@@ -193,7 +194,7 @@ impl Registry {
             self.refuse(session, about, RefusalCode::Denied, "that publication is another node's: draw a new id");
             return;
         }
-        if (known.epoch, &known.topic, &known.schema) != (asked.epoch, &asked.topic, &asked.schema) {
+        if (known.epoch, known.topic.as_str(), &known.schema) != (asked.epoch, &asked.topic[..], &asked.schema) {
             let text = "that publication exists with another epoch, topic or type: draw a new id";
             self.refuse(session, about, RefusalCode::Protocol, text);
             return;
@@ -270,9 +271,8 @@ impl Registry {
     fn go_live(&mut self, id: PublicationId) {
         let Some(publication) = self.publications.get(&id) else { return };
         let (node, topic) = (publication.node, publication.topic.clone());
-        info!(event = "advertised", publication = %id, node = self.name_of(node), topic, schema = publication.schema.name());
-        let candidates: Vec<_> =
-            self.topics.get(&topic).map_or_else(Vec::new, |it| it.subscriptions.iter().copied().collect());
+        info!(event = "advertised", publication = %id, node = self.name_of(node), %topic, schema = publication.schema.name());
+        let candidates = self.subscriptions_of(&topic);
         let mut made = Vec::new();
         let mut mismatched = Vec::new();
         for subscription in candidates {
@@ -301,7 +301,8 @@ impl Registry {
         let id = asked.subscription;
         if let Some(known) = self.subscriptions.get_mut(&id) {
             let same = known.node == node
-                && (&known.topic, &known.schema, known.reliable) == (&asked.topic, &asked.schema, asked.reliable);
+                && known.selector.to_string() == asked.topic
+                && (&known.schema, known.reliable) == (&asked.schema, asked.reliable);
             if !same {
                 let text = "that subscription exists with another node, topic, type or kind: draw a new id";
                 self.refuse(session, About::Subscription(id), RefusalCode::Protocol, text);
@@ -312,10 +313,13 @@ impl Registry {
             self.answer_subscribed(node, id, pending, Vec::new());
             return;
         }
-        if let Err(Failure { code, text }) = self.check_subscribe(session, node, &asked) {
-            self.refuse(session, About::Subscription(id), code, text);
-            return;
-        }
+        let selector = match self.check_subscribe(session, node, &asked) {
+            Ok(selector) => selector,
+            Err(Failure { code, text }) => {
+                self.refuse(session, About::Subscription(id), code, text);
+                return;
+            }
+        };
         info!(
             event = "subscribed",
             subscription = %id,
@@ -325,15 +329,15 @@ impl Registry {
         );
         self.accounts.add(self.uid_of(node), Item::Subscription { topic: &asked.topic });
         let brought = self.nodes.get(&node).is_some_and(|it| it.handing_back);
-        let ends = self.topics.entry(asked.topic.clone()).or_default();
-        ends.subscriptions.insert(id);
-        let candidates: Vec<_> = ends.publications.iter().copied().collect();
+        self.want(id, &selector);
+        let candidates = self.publications_on(&selector);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.subscriptions.insert(id);
         }
-        let Subscribe { topic, schema, reliable, .. } = asked;
+        let Subscribe { schema, reliable, .. } = asked;
         let links = BTreeSet::new();
-        self.subscriptions.insert(id, Subscription { node, topic, schema, reliable, confirmed: true, brought, links });
+        self.subscriptions
+            .insert(id, Subscription { node, selector, schema, reliable, confirmed: true, brought, links });
 
         let mut made = Vec::new();
         let mut mismatched = Vec::new();
@@ -355,19 +359,25 @@ impl Registry {
         }
     }
 
-    fn check_subscribe(&self, session: SessionId, node: NodeId, asked: &Subscribe) -> Result<(), Failure> {
+    fn check_subscribe(&self, session: SessionId, node: NodeId, asked: &Subscribe) -> Result<Selector, Failure> {
         let limits = &self.settings.limits;
         let invalid = |text: String| Failure::new(RefusalCode::Invalid, text);
-        let topic = Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
+        let selector = Selector::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         if let Some(schema) = &asked.schema {
             schema.check().map_err(|error| invalid(error.to_string()))?;
         }
-        self.check_rights(session, Deed::Subscribe, &topic)?;
+        let topic = selector.as_topic();
+        if let Some(topic) = &topic {
+            self.check_rights(session, Deed::Subscribe, topic)?;
+        }
         if self.subscriptions.len() >= limits.subscriptions {
             return Err(full("subscriptions", limits.subscriptions, "--max-subscriptions"));
         }
-        self.check_topics(&asked.topic)?;
-        self.accounts.check(self.uid_of(node), Item::Subscription { topic: &asked.topic })
+        if let Some(topic) = &topic {
+            self.check_topics(topic.as_str())?;
+        }
+        self.accounts.check(self.uid_of(node), Item::Subscription { topic: &asked.topic })?;
+        Ok(selector)
     }
 
     /// The user of a node that is in the table.
@@ -386,14 +396,14 @@ impl Registry {
     /// Takes a publication out of the table; its links end for their subscribers.
     pub(super) fn drop_publication(&mut self, id: PublicationId, reason: EndReason) {
         let Some(publication) = self.publications.remove(&id) else { return };
-        self.log_end("publication_ended", publication.node, &publication.topic);
-        let item = Item::Publication { topic: &publication.topic, shape: publication.shape };
+        self.log_end("publication_ended", publication.node, publication.topic.as_str());
+        let item = Item::Publication { topic: publication.topic.as_str(), shape: publication.shape };
         self.accounts.remove(self.uid_of(publication.node), item);
         if let Some(node) = self.nodes.get_mut(&publication.node) {
             node.publications.remove(&id);
             node.slots.release(publication.slot);
         }
-        self.leave_topic(&publication.topic, |ends| ends.publications.remove(&id));
+        self.leave_topic(publication.topic.as_str(), |ends| ends.publications.remove(&id));
         self.actions.push_back(Action::Forget { handle: Handle::LogOf(id) });
         for link in publication.links {
             self.end_publishing(link, reason);
@@ -403,20 +413,19 @@ impl Registry {
     /// Takes a subscription out of the table; its links leave their publishers' lists.
     pub(super) fn drop_subscription(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.remove(&id) else { return };
-        self.log_end("subscription_ended", subscription.node, &subscription.topic);
-        let item = Item::Subscription { topic: &subscription.topic };
+        let topic = subscription.selector.to_string();
+        self.log_end("subscription_ended", subscription.node, &topic);
+        let item = Item::Subscription { topic: &topic };
         self.accounts.remove(self.uid_of(subscription.node), item);
         if let Some(node) = self.nodes.get_mut(&subscription.node) {
             node.subscriptions.remove(&id);
         }
-        if let Some(ends) = self.topics.get(&subscription.topic) {
-            for publication in &ends.publications {
-                if let Some(publication) = self.publications.get_mut(publication) {
-                    publication.given_up.remove(&id);
-                }
+        for publication in self.publications_on(&subscription.selector) {
+            if let Some(publication) = self.publications.get_mut(&publication) {
+                publication.given_up.remove(&id);
             }
         }
-        self.leave_topic(&subscription.topic, |ends| ends.subscriptions.remove(&id));
+        self.want_no_more(id, &subscription.selector);
         for link in subscription.links {
             self.end_reading(link);
         }
@@ -430,7 +439,7 @@ impl Registry {
         }
     }
 
-    fn leave_topic(&mut self, topic: &str, leave: impl FnOnce(&mut TopicEnds) -> bool) {
+    pub(super) fn leave_topic(&mut self, topic: &str, leave: impl FnOnce(&mut TopicEnds) -> bool) {
         let Some(ends) = self.topics.get_mut(topic) else { return };
         leave(ends);
         if ends.publications.is_empty() && ends.subscriptions.is_empty() {

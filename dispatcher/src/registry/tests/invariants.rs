@@ -80,16 +80,21 @@ impl Registry {
         let mut slots = BTreeSet::new();
         for (id, publication) in &self.publications {
             assert!(self.nodes[&publication.node].publications.contains(id));
-            assert!(self.topics[&publication.topic].publications.contains(id));
+            assert!(self.topics[publication.topic.as_str()].publications.contains(id));
             assert!(publication.links.iter().all(|link| self.links.contains_key(link)));
             assert!(publication.given_up.iter().all(|it| self.subscriptions.contains_key(it)));
             assert!(slots.insert((publication.node, publication.slot)), "two publications have one slot");
         }
+        let mut patterns = 0;
         for (id, subscription) in &self.subscriptions {
             assert!(self.nodes[&subscription.node].subscriptions.contains(id));
-            assert!(self.topics[&subscription.topic].subscriptions.contains(id));
+            match subscription.selector.as_topic() {
+                Some(topic) => assert!(self.topics[topic.as_str()].subscriptions.contains(id)),
+                None => patterns += 1,
+            }
             assert!(subscription.links.iter().all(|link| self.links.contains_key(link)));
         }
+        assert_eq!(self.patterns.len(), patterns, "subscriptions that are gone are still looked for");
         for (topic, ends) in &self.topics {
             assert!(!ends.publications.is_empty() || !ends.subscriptions.is_empty(), "{topic} is nobody's");
             assert!(ends.publications.iter().all(|it| self.publications.contains_key(it)));

@@ -6,6 +6,7 @@ mod invariants;
 mod link_life;
 mod model;
 mod naming;
+mod patterns;
 mod rules;
 mod watchers;
 

@@ -7,10 +7,14 @@ use nodeset_bus::protocol::{End, EndReason, HeldLink, Welcome};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use nodeset_bus::topic::{self, Selector, Topic};
+
 use super::*;
 
 const NODES: usize = 4;
-const TOPICS: [&str; 3] = ["a", "b", "c"];
+const TOPICS: [&str; 3] = ["a", "b", "c/d"];
+/// What is subscribed.
+const SELECTORS: [&str; 9] = ["a", "b", "c/d", "*", "**", "c/*", "**/d/**", "*@local/b", "*@elsewhere/**"];
 
 /// What may happen. Numbers choose among what there is.
 #[derive(Debug, Clone)]
@@ -25,7 +29,7 @@ enum Step {
     },
     Subscribe {
         node: usize,
-        topic: usize,
+        selector: usize,
         schema: Option<bool>,
         reliable: bool,
     },
@@ -94,10 +98,10 @@ fn step() -> impl Strategy<Value = Step> {
     let which = 0..8usize;
     prop_oneof![
         4 => node.clone().prop_map(|node| Step::Attach { node }),
-        6 => (node.clone(), topic.clone(), prop::bool::weighted(0.2))
+        6 => (node.clone(), topic, prop::bool::weighted(0.2))
             .prop_map(|(node, topic, text)| Step::Publish { node, topic, text }),
-        6 => (node.clone(), topic, prop::option::of(prop::bool::weighted(0.2)), any::<bool>())
-            .prop_map(|(node, topic, schema, reliable)| Step::Subscribe { node, topic, schema, reliable }),
+        6 => (node.clone(), 0..SELECTORS.len(), prop::option::of(prop::bool::weighted(0.2)), any::<bool>())
+            .prop_map(|(node, selector, schema, reliable)| Step::Subscribe { node, selector, schema, reliable }),
         2 => (node.clone(), which.clone()).prop_map(|(node, which)| Step::Withdraw { node, which }),
         2 => (node.clone(), which.clone(), any::<bool>())
             .prop_map(|(node, which, link_by_link)| Step::Unsubscribe { node, which, link_by_link }),
@@ -194,10 +198,10 @@ impl Host {
                 node.say(ToDispatcher::Advertise(advertise.clone()));
                 node.publications.insert(advertise.publication, (advertise, false));
             }
-            Step::Subscribe { node, topic, schema, reliable } => {
+            Step::Subscribe { node, selector, schema, reliable } => {
                 let subscription = SubscriptionId(self.table.fresh_id());
                 let schema = schema.map(|text| if text { Schema::text() } else { Schema::bytes() });
-                let subscribe = Subscribe { subscription, topic: TOPICS[topic].to_owned(), schema, reliable };
+                let subscribe = Subscribe { subscription, topic: SELECTORS[selector].to_owned(), schema, reliable };
                 let node = &mut self.nodes[node];
                 node.say(ToDispatcher::Subscribe(subscribe.clone()));
                 node.subscriptions.insert(subscription, (subscribe, false));
@@ -415,7 +419,10 @@ impl Host {
                         };
                         let matches = subscribe.schema.as_ref().is_none_or(|it| it.matches(&advertise.schema));
                         let given_up = self.given_up.contains(&(link.publication, link.subscription));
-                        if advertise.topic != subscribe.topic || !matches || given_up {
+                        let selector = Selector::new(&subscribe.topic).unwrap();
+                        let meant = selector.matches(&Topic::new(&advertise.topic).unwrap());
+                        let here = selector.target().is_none_or(|it| it.host == topic::Host::Local);
+                        if !meant || !here || !matches || given_up {
                             continue;
                         }
                         wanted.insert(link);
@@ -686,7 +693,7 @@ fn the_model_sees_what_it_should() {
     let mut host = Host::new();
     for step in [
         Step::Publish { node: 1, topic: 0, text: false },
-        Step::Subscribe { node: 2, topic: 0, schema: None, reliable: true },
+        Step::Subscribe { node: 2, selector: 0, schema: None, reliable: true },
     ] {
         host.step(step);
     }

@@ -205,9 +205,11 @@ fn invalid_topics_and_shapes_are_refused() {
         let advertise = table.publish(&node, topic, Schema::bytes());
         let heard = table.hears(&node);
         assert_eq!(refused(&heard).unwrap().0, About::Publication(advertise.publication), "{topic:?}");
-        let subscribe = table.subscribe(&node, topic, None);
+    }
+    for selector in ["", "a//b", "a b", "a*"] {
+        let subscribe = table.subscribe(&node, selector, None);
         let (about, code, _) = refused(&table.hears(&node)).unwrap();
-        assert_eq!((about, code), (About::Subscription(subscribe.subscription), RefusalCode::Invalid), "{topic:?}");
+        assert_eq!((about, code), (About::Subscription(subscribe.subscription), RefusalCode::Invalid), "{selector:?}");
     }
     for (block_len, blocks) in [(0, 4), (4097, 4), (4096, 1), (1 << 31, 4), (3, 0)] {
         let advertise = Advertise { shape: LogShape { block_len, blocks }, ..table.advertise("a", Schema::bytes()) };

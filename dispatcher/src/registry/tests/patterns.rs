@@ -1,0 +1,207 @@
+//! Subscriptions of patterns and of one node's publications.
+
+use nodeset_bus::protocol::{About, End, HeldLink};
+use nodeset_bus::topic::Selector;
+
+use super::*;
+use crate::policy;
+
+/// The topics on which a node is asked to enter links; it enters them all, as publishers list them all.
+fn linked(table: &mut Table, subscriber: &Who, publishers: &[&Who]) -> Vec<String> {
+    for publisher in publishers {
+        for told in table.hears(publisher) {
+            if let ToNode::ListLink(ListLink { link, .. }) = told {
+                table.say(publisher.session, ToDispatcher::LinkListed { link });
+            }
+        }
+    }
+    let mut topics = Vec::new();
+    for told in table.hears(subscriber) {
+        if let ToNode::EnterLink(EnterLink { link, topic, .. }) = told {
+            table.say(subscriber.session, ToDispatcher::LinkEntered { link });
+            topics.push(topic);
+        }
+    }
+    topics.sort_unstable();
+    topics
+}
+
+#[test]
+fn a_pattern_is_linked_to_what_is_there_and_to_what_comes() {
+    let mut table = Table::new();
+    let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
+    for topic in ["sensors/front", "sensors", "sensors2/front", "other/front"] {
+        table.publish(&publisher, topic, Schema::bytes());
+    }
+    let pattern = table.subscribe(&subscriber, "sensors/**", None);
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["sensors", "sensors/front"]);
+    table.publish(&publisher, "sensors/rear/left", Schema::bytes());
+    table.publish(&publisher, "actors/rear", Schema::bytes());
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["sensors/rear/left"]);
+    assert_eq!(table.registry.links.len(), 3);
+
+    table.say(subscriber.session, ToDispatcher::Unsubscribe { subscription: pattern.subscription });
+    table.publish(&publisher, "sensors/late", Schema::bytes());
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), [""; 0]);
+    assert!(table.registry.patterns.is_empty());
+}
+
+#[test]
+fn several_subscriptions_of_one_topic_are_linked_each_for_itself() {
+    let mut table = Table::new();
+    let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
+    for selector in ["a/b", "a/*", "a/*", "**/b", "*/c"] {
+        table.subscribe(&subscriber, selector, None);
+    }
+    table.publish(&publisher, "a/b", Schema::bytes());
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["a/b"; 4]);
+}
+
+#[test]
+fn an_address_means_one_node_in_either_order_of_start() {
+    for (selector, wanted) in [
+        ("camera@local/a", &["a"][..]),
+        ("camera@host/**", &["a", "b"]),
+        ("camera@*/*", &["a", "b"]),
+        ("*@local/a", &["a", "a"]),
+        ("camera@elsewhere/a", &[]),
+        ("lidar@local/b", &[]),
+    ] {
+        for subscriber_first in [true, false] {
+            let mut table = Table::new();
+            let subscriber = table.attach("viewer");
+            if subscriber_first {
+                table.subscribe(&subscriber, selector, None);
+            }
+            let (camera, lidar) = (table.attach("camera"), table.attach("lidar"));
+            for (node, topic) in [(&camera, "a"), (&camera, "b"), (&lidar, "a")] {
+                table.publish(node, topic, Schema::bytes());
+            }
+            if !subscriber_first {
+                table.subscribe(&subscriber, selector, None);
+            }
+            assert_eq!(linked(&mut table, &subscriber, &[&camera, &lidar]), wanted, "{selector}");
+        }
+    }
+}
+
+#[test]
+fn a_name_means_all_nodes_that_asked_for_it() {
+    let mut table = Table::new();
+    let (one, other, subscriber) = (table.attach("camera"), table.attach("camera"), table.attach("viewer"));
+    for node in [&one, &other] {
+        table.publish(node, "a", Schema::bytes());
+    }
+    table.subscribe(&subscriber, "camera@local/a", None);
+    table.subscribe(&subscriber, "camera-2@local/a", None);
+    assert_eq!(linked(&mut table, &subscriber, &[&one, &other]), ["a"; 3]);
+}
+
+#[test]
+fn another_type_is_told_with_the_topic_that_has_it() {
+    let mut table = Table::new();
+    let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
+    table.publish(&publisher, "a/text", Schema::text());
+    table.publish(&publisher, "a/bytes", Schema::bytes());
+    table.hears(&publisher);
+    table.subscribe(&subscriber, "a/*", Some(Schema::bytes()));
+    let heard = table.hears(&subscriber);
+    let told = mismatch(&heard).unwrap();
+    assert_eq!((&*told.topic, &*told.node), ("a/text", "camera"));
+    assert_eq!(table.registry.links.len(), 1, "the other one is linked");
+}
+
+#[test]
+fn what_may_not_be_read_is_not_linked() {
+    let rules = "default = \"allow\"\n[[rule]]\ndeny = [\"subscribe\"]\nusers = [1001]\ntopics = [\"secret/**\"]\n";
+    let policy = policy::file::parse(std::path::Path::new("rules.toml"), rules).unwrap();
+    let mut table = Table::with(Settings { policy, ..settings() });
+    let publisher = table.attach("camera");
+    let (owner, guest) = (table.attach("owner"), table.attach_as("guest", 1001));
+    table.publish(&publisher, "secret/plan", Schema::bytes());
+    for subscriber in [&owner, &guest] {
+        table.subscribe(subscriber, "**", None);
+        table.subscribe(subscriber, "camera@local/secret/plan", None);
+    }
+    table.publish(&publisher, "secret/late", Schema::bytes());
+    table.publish(&publisher, "open", Schema::bytes());
+    assert_eq!(linked(&mut table, &guest, &[&publisher]), ["open"]);
+    assert_eq!(linked(&mut table, &owner, &[&publisher]), ["open", "secret/late", "secret/plan", "secret/plan"]);
+}
+
+#[test]
+fn a_pattern_is_handed_back_with_its_links_and_goes_on() {
+    const LINE: u32 = 3;
+    let mut table = Table::new();
+    table.last_id = 100;
+    let mut publisher = Who { session: SessionId(0), id: NodeId(1), pid: 11, uid: 1000 };
+    let mut subscriber = Who { session: SessionId(0), id: NodeId(2), pid: 12, uid: 1000 };
+    let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
+    let subscription = SubscriptionId(table.fresh_id());
+    let subscribe = Subscribe { subscription, topic: "a/*".to_owned(), schema: None, reliable: true };
+    let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
+    let held = |peer, end| {
+        ToDispatcher::HeldLink(HeldLink { link, peer, end, line: LINE, tag: 9, reliable: true, demoted: false })
+    };
+    let of_publisher = [
+        (ToDispatcher::Bell { uid: 1000 }, 1),
+        (ToDispatcher::Signal { uid: 1000 }, 1),
+        (ToDispatcher::Advertise(advertise), 1),
+        (held(subscriber.id, End::Publisher), 0),
+    ];
+    table.come_back(&mut publisher, &of_publisher);
+    let of_subscriber = [
+        (ToDispatcher::Bell { uid: 1000 }, 1),
+        (ToDispatcher::Subscribe(subscribe), 0),
+        (held(publisher.id, End::Subscriber), 0),
+    ];
+    table.come_back(&mut subscriber, &of_subscriber);
+    assert!(table.link(link).is_ready(), "{:?}", table.link(link));
+    assert_eq!(table.link(link).line, LINE);
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), [""; 0], "it is there already");
+    table.publish(&publisher, "a/new", Schema::bytes());
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["a/new"]);
+}
+
+#[test]
+fn a_link_of_a_pattern_that_only_the_publisher_names_is_entered_again() {
+    let mut table = Table::new();
+    table.last_id = 100;
+    let mut publisher = Who { session: SessionId(0), id: NodeId(1), pid: 11, uid: 1000 };
+    let mut subscriber = Who { session: SessionId(0), id: NodeId(2), pid: 12, uid: 1000 };
+    let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
+    let subscription = SubscriptionId(table.fresh_id());
+    let subscribe = Subscribe { subscription, topic: "**/b".to_owned(), schema: None, reliable: true };
+    let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
+    let end = End::Publisher;
+    let held = HeldLink { link, peer: subscriber.id, end, line: 3, tag: 9, reliable: true, demoted: false };
+    let of_publisher = [
+        (ToDispatcher::Bell { uid: 1000 }, 1),
+        (ToDispatcher::Signal { uid: 1000 }, 1),
+        (ToDispatcher::Advertise(advertise), 1),
+        (ToDispatcher::HeldLink(held), 0),
+    ];
+    table.come_back(&mut publisher, &of_publisher);
+    table.come_back(&mut subscriber, &[(ToDispatcher::Subscribe(subscribe), 0)]);
+    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["a/b"]);
+    assert!(table.link(link).is_ready(), "{:?}", table.link(link));
+}
+
+#[test]
+fn what_is_no_selector_and_what_is_no_topic_to_publish_on_is_refused() {
+    let mut table = Table::new();
+    let node = table.attach("node");
+    for selector in ["a/b*", "n@h", "n@/a", "a//b", "a/n@h"] {
+        table.subscribe(&node, selector, None);
+        let (about, code, text) = refused(&table.hears(&node)).unwrap();
+        assert!(matches!((about, code), (About::Subscription(_), RefusalCode::Invalid)), "{text}");
+        assert_eq!(text, Selector::new(selector).unwrap_err().to_string());
+    }
+    for topic in ["a/*", "**", "n@local/a"] {
+        let advertise = table.advertise(topic, Schema::bytes());
+        table.say(node.session, ToDispatcher::Advertise(advertise));
+        let (about, code, text) = refused(&table.hears(&node)).unwrap();
+        assert!(matches!((about, code), (About::Publication(_), RefusalCode::Invalid)), "{text}");
+    }
+    assert!(table.registry.subscriptions.is_empty() && table.registry.patterns.is_empty());
+}

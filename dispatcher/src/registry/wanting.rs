@@ -1,0 +1,89 @@
+//! Which publications a subscription wants.
+//!
+//! A subscription of a plain topic stands in that topic's entry. Any other one, of a pattern or of one node's publications,
+//! stands in an index of patterns, so that a publication finds its subscriptions by its topic in either case.
+//!
+//! Rights: a plain topic is checked once, when it is subscribed. Any other subscription is everybody's to have, and each
+//! publication that it would be linked to is checked on its own: `**` gives whoever subscribes it what they may read, of what
+//! there is and of what will be.
+
+use std::ops::Bound;
+
+use nodeset_bus::protocol::{NodeId, PublicationId, SubscriptionId};
+use nodeset_bus::topic::{Selector, Topic};
+use tracing::debug;
+
+use crate::policy::Deed;
+
+use super::Registry;
+use super::topics::{Publication, Subscription};
+
+impl Registry {
+    /// Enters a subscription where publications look for it.
+    pub(super) fn want(&mut self, id: SubscriptionId, selector: &Selector) {
+        match selector.as_topic() {
+            Some(topic) => {
+                self.topics.entry(topic.as_str().to_owned()).or_default().subscriptions.insert(id);
+            }
+            None => {
+                self.patterns.insert(selector.pattern(), id);
+            }
+        }
+    }
+
+    pub(super) fn want_no_more(&mut self, id: SubscriptionId, selector: &Selector) {
+        match selector.as_topic() {
+            Some(topic) => self.leave_topic(topic.as_str(), |ends| ends.subscriptions.remove(&id)),
+            None => {
+                self.patterns.remove(selector.pattern(), &id);
+            }
+        }
+    }
+
+    /// The subscriptions that mean that topic, in the order of their ids; a node that they name is not looked at.
+    pub(super) fn subscriptions_of(&self, topic: &Topic) -> Vec<SubscriptionId> {
+        let plain = self.topics.get(topic.as_str()).into_iter().flat_map(|ends| &ends.subscriptions);
+        let mut found: Vec<_> = plain.chain(self.patterns.matching(topic)).copied().collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The publications on topics that are meant. Looks at all topics that begin with what stands before the first wildcard.
+    pub(super) fn publications_on(&self, selector: &Selector) -> Vec<PublicationId> {
+        if let Some(topic) = selector.pattern().as_topic() {
+            let ends = self.topics.get(topic.as_str()).into_iter();
+            return ends.flat_map(|ends| &ends.publications).copied().collect();
+        }
+        let prefix = selector.pattern().literal_prefix();
+        let topics = self.topics.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let publications = topics
+            .take_while(|(topic, _)| topic.starts_with(prefix))
+            .flat_map(|(_, ends)| &ends.publications)
+            .filter(|id| self.publications.get(id).is_some_and(|it| selector.matches(&it.topic)));
+        publications.copied().collect()
+    }
+
+    /// Whether a publication is one of those that a subscription wants and its node may read.
+    pub(super) fn wants(&self, subscription: &Subscription, publication: &Publication) -> bool {
+        let selector = &subscription.selector;
+        if !selector.matches(&publication.topic) || !self.wants_node(selector, publication.node) {
+            return false;
+        }
+        if selector.as_topic().is_some() {
+            return true;
+        }
+        let Some(session) = self.nodes.get(&subscription.node).and_then(|node| node.session) else { return false };
+        match self.check_rights(session, Deed::Subscribe, &publication.topic) {
+            Ok(()) => true,
+            Err(denied) => {
+                debug!(event = "not_linked", pattern = %selector, topic = %publication.topic, reason = denied.text);
+                false
+            }
+        }
+    }
+
+    fn wants_node(&self, selector: &Selector, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        selector.wants_node([node.name.as_str(), node.base_name.as_str()], &self.settings.host)
+    }
+}
