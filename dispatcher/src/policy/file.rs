@@ -1,4 +1,4 @@
-//! Reading a [`Policy`](super::Policy) from its file.
+//! Reading a [`Policy`] from its file.
 
 use std::fs;
 use std::io;

@@ -17,7 +17,7 @@
 //! A rule fits when it names what is asked for, and the user or one of its groups, and the topic. Who somebody is says the
 //! kernel: the user, the group and the further groups that the process had when it connected.
 //!
-//! [`Policy`] only decides; [`file`] reads it.
+//! [`Policy`] only decides; [`mod@file`] reads it.
 
 pub mod file;
 
