@@ -290,6 +290,7 @@ impl Registry {
             self.resolve(half);
         }
         for link_id in self.links_of(id) {
+            self.withhold(link_id);
             self.promote(link_id);
             if let Some(&link) = self.links.get(&link_id).filter(|link| !link.is_half()) {
                 self.have_shared(&link);
@@ -298,6 +299,34 @@ impl Registry {
         }
         self.forgive(id);
         self.join_all(id);
+    }
+
+    /// A link that an earlier dispatcher made of a pattern, on a topic that the subscriber may not read here, ends at both ends.
+    fn withhold(&mut self, id: LinkId) {
+        let Some(&link) = self.links.get(&id).filter(|link| !link.is_half()) else { return };
+        let (Some(publication), Some(subscription)) =
+            (self.publications.get(&id.publication), self.subscriptions.get(&id.subscription))
+        else {
+            return;
+        };
+        // One that does not answer is asked about when it does.
+        if !subscription.brought || !self.answers(link.subscriber) || self.may_read(subscription, publication) {
+            return;
+        }
+        info!(event = "link_withheld", ?id, subscriber = self.name_of(link.subscriber));
+        if matches!(link.reading, SubscriberEnd::Asked | SubscriberEnd::Entered) {
+            let reason = EndReason::Withdrawn;
+            self.change(id, |link| link.reading = SubscriberEnd::Ending(reason));
+            self.tell_end(link.subscriber, ToNode::LinkEnded { link: id, reason });
+        }
+        match link.publishing {
+            PublisherEnd::Asked | PublisherEnd::Listed => {
+                self.change(id, |link| link.publishing = PublisherEnd::Removing);
+                self.tell_end(link.publisher, ToNode::RemoveLink { link: id });
+            }
+            PublisherEnd::Waiting => self.change(id, |link| link.publishing = PublisherEnd::Gone),
+            PublisherEnd::Unknown | PublisherEnd::Removing | PublisherEnd::Gone => {}
+        }
     }
 
     /// A link that was demoted while its subscriber had no session is listed again as what it was. If it lost anything

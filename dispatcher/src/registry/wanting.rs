@@ -4,7 +4,7 @@
 //! stands in an index of patterns, so that a publication finds its subscriptions by its topic in either case.
 //!
 //! Rights: a plain topic is checked once, when it is subscribed. Any other subscription is everybody's to have, and each
-//! publication that it would be linked to is checked on its own: `**` gives whoever subscribes it what they may read, of what
+//! publication that it would be linked to (or is, when it comes from another dispatcher) is checked on its own: `**` gives whoever subscribes it what they may read, of what
 //! there is and of what will be.
 
 use std::ops::Bound;
@@ -66,9 +66,14 @@ impl Registry {
     /// Whether a publication is one of those that a subscription wants and its node may read.
     pub(super) fn wants(&self, subscription: &Subscription, publication: &Publication) -> bool {
         let selector = &subscription.selector;
-        if !selector.matches(&publication.topic) || !self.wants_node(selector, publication.node) {
-            return false;
-        }
+        selector.matches(&publication.topic)
+            && self.wants_node(selector, publication.node)
+            && self.may_read(subscription, publication)
+    }
+
+    /// Whether its node may read a publication that a subscription means; what was subscribed as a plain topic it may.
+    pub(super) fn may_read(&self, subscription: &Subscription, publication: &Publication) -> bool {
+        let selector = &subscription.selector;
         if selector.as_topic().is_some() {
             return true;
         }

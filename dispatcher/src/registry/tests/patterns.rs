@@ -129,62 +129,103 @@ fn what_may_not_be_read_is_not_linked() {
     assert_eq!(linked(&mut table, &owner, &[&publisher]), ["open", "secret/late", "secret/plan", "secret/plan"]);
 }
 
+/// A publication on `a/b`, a subscription of a pattern that means it, and the link that an earlier dispatcher made of them.
+struct Brought {
+    table: Table,
+    publisher: Who,
+    subscriber: Who,
+    advertise: Advertise,
+    subscribe: Subscribe,
+    link: LinkId,
+}
+
+impl Brought {
+    fn new(mut table: Table) -> Brought {
+        table.last_id = 100;
+        let who = |pid, id| Who { session: SessionId(0), id: NodeId(id), pid, uid: 1000 };
+        let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
+        let subscription = SubscriptionId(table.fresh_id());
+        let subscribe = Subscribe { subscription, topic: "a/*".to_owned(), schema: None, reliable: true };
+        let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
+        Brought { table, publisher: who(11, 1), subscriber: who(12, 2), advertise, subscribe, link }
+    }
+
+    fn held(&self, end: End) -> (ToDispatcher, usize) {
+        let peer = if end == End::Publisher { self.subscriber.id } else { self.publisher.id };
+        let (link, line, tag) = (self.link, 3, 9);
+        (ToDispatcher::HeldLink(HeldLink { link, peer, end, line, tag, reliable: true, demoted: false }), 0)
+    }
+
+    fn publisher_comes(&mut self) {
+        let brings = [
+            (ToDispatcher::Bell { uid: 1000 }, 1),
+            (ToDispatcher::Signal { uid: 1000 }, 1),
+            (ToDispatcher::Advertise(self.advertise.clone()), 1),
+            self.held(End::Publisher),
+        ];
+        self.table.come_back(&mut self.publisher, &brings);
+    }
+
+    fn subscriber_comes(&mut self, with_link: bool) {
+        let subscribe = (ToDispatcher::Subscribe(self.subscribe.clone()), 0);
+        let mut brings = vec![(ToDispatcher::Bell { uid: 1000 }, 1), subscribe];
+        brings.extend(with_link.then(|| self.held(End::Subscriber)));
+        self.table.come_back(&mut self.subscriber, &brings);
+    }
+
+    fn linked(&mut self) -> Vec<String> {
+        linked(&mut self.table, &self.subscriber, &[&self.publisher])
+    }
+}
+
 #[test]
 fn a_pattern_is_handed_back_with_its_links_and_goes_on() {
-    const LINE: u32 = 3;
-    let mut table = Table::new();
-    table.last_id = 100;
-    let mut publisher = Who { session: SessionId(0), id: NodeId(1), pid: 11, uid: 1000 };
-    let mut subscriber = Who { session: SessionId(0), id: NodeId(2), pid: 12, uid: 1000 };
-    let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
-    let subscription = SubscriptionId(table.fresh_id());
-    let subscribe = Subscribe { subscription, topic: "a/*".to_owned(), schema: None, reliable: true };
-    let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
-    let held = |peer, end| {
-        ToDispatcher::HeldLink(HeldLink { link, peer, end, line: LINE, tag: 9, reliable: true, demoted: false })
-    };
-    let of_publisher = [
-        (ToDispatcher::Bell { uid: 1000 }, 1),
-        (ToDispatcher::Signal { uid: 1000 }, 1),
-        (ToDispatcher::Advertise(advertise), 1),
-        (held(subscriber.id, End::Publisher), 0),
-    ];
-    table.come_back(&mut publisher, &of_publisher);
-    let of_subscriber = [
-        (ToDispatcher::Bell { uid: 1000 }, 1),
-        (ToDispatcher::Subscribe(subscribe), 0),
-        (held(publisher.id, End::Subscriber), 0),
-    ];
-    table.come_back(&mut subscriber, &of_subscriber);
-    assert!(table.link(link).is_ready(), "{:?}", table.link(link));
-    assert_eq!(table.link(link).line, LINE);
-    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), [""; 0], "it is there already");
-    table.publish(&publisher, "a/new", Schema::bytes());
-    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["a/new"]);
+    let mut brought = Brought::new(Table::new());
+    brought.publisher_comes();
+    brought.subscriber_comes(true);
+    let link = brought.table.link(brought.link);
+    assert!(link.is_ready() && link.line == 3, "{link:?}");
+    assert_eq!(brought.linked(), [""; 0], "it is there already");
+    brought.table.publish(&brought.publisher, "a/new", Schema::bytes());
+    assert_eq!(brought.linked(), ["a/new"]);
 }
 
 #[test]
 fn a_link_of_a_pattern_that_only_the_publisher_names_is_entered_again() {
-    let mut table = Table::new();
-    table.last_id = 100;
-    let mut publisher = Who { session: SessionId(0), id: NodeId(1), pid: 11, uid: 1000 };
-    let mut subscriber = Who { session: SessionId(0), id: NodeId(2), pid: 12, uid: 1000 };
-    let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
-    let subscription = SubscriptionId(table.fresh_id());
-    let subscribe = Subscribe { subscription, topic: "**/b".to_owned(), schema: None, reliable: true };
-    let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
-    let end = End::Publisher;
-    let held = HeldLink { link, peer: subscriber.id, end, line: 3, tag: 9, reliable: true, demoted: false };
-    let of_publisher = [
-        (ToDispatcher::Bell { uid: 1000 }, 1),
-        (ToDispatcher::Signal { uid: 1000 }, 1),
-        (ToDispatcher::Advertise(advertise), 1),
-        (ToDispatcher::HeldLink(held), 0),
-    ];
-    table.come_back(&mut publisher, &of_publisher);
-    table.come_back(&mut subscriber, &[(ToDispatcher::Subscribe(subscribe), 0)]);
-    assert_eq!(linked(&mut table, &subscriber, &[&publisher]), ["a/b"]);
-    assert!(table.link(link).is_ready(), "{:?}", table.link(link));
+    let mut brought = Brought::new(Table::new());
+    brought.publisher_comes();
+    brought.subscriber_comes(false);
+    assert_eq!(brought.linked(), ["a/b"]);
+    let link = brought.table.link(brought.link);
+    assert!(link.is_ready(), "{link:?}");
+}
+
+#[test]
+fn a_link_of_a_pattern_that_may_not_be_read_here_ends_at_both_ends() {
+    for publisher_first in [true, false] {
+        let rules = "default = \"allow\"\n[[rule]]\ndeny = [\"subscribe\"]\ntopics = [\"a/b\"]\n";
+        let policy = policy::file::parse(std::path::Path::new("rules.toml"), rules).unwrap();
+        let mut brought = Brought::new(Table::with(Settings { policy, ..settings() }));
+        if publisher_first {
+            brought.publisher_comes();
+            brought.subscriber_comes(true);
+        } else {
+            brought.subscriber_comes(true);
+            brought.publisher_comes();
+        }
+        let Brought { table, publisher, subscriber, link, .. } = &mut brought;
+        let link = *link;
+        let of_publisher = table.hears(publisher);
+        assert!(of_publisher.contains(&ToNode::RemoveLink { link }), "{of_publisher:?}");
+        let of_subscriber = table.hears(subscriber);
+        let ended = ToNode::LinkEnded { link, reason: EndReason::Withdrawn };
+        assert!(of_subscriber.contains(&ended), "{of_subscriber:?}");
+        table.say(publisher.session, ToDispatcher::LinkRemoved { link });
+        table.say(subscriber.session, ToDispatcher::LinkLeft { link, evicted: false });
+        assert!(table.registry.links.is_empty(), "{:?}", table.registry.links);
+        table.publish(publisher, "a/open", Schema::bytes());
+        assert_eq!(brought.linked(), ["a/open"], "the rest of the pattern is linked");
+    }
 }
 
 #[test]
