@@ -4,8 +4,8 @@
 //! stands in an index of patterns, so that a publication finds its subscriptions by its topic in either case.
 //!
 //! Rights: a plain topic is checked once, when it is subscribed. Any other subscription is everybody's to have, and each
-//! publication that it would be linked to (or is, when it comes from another dispatcher) is checked on its own: `**` gives whoever subscribes it what they may read, of what
-//! there is and of what will be.
+//! publication that it would be linked to (or is, when it comes from another dispatcher) is checked on its own: `**` gives
+//! whoever subscribes it what they may read, of what there is and of what will be.
 
 use std::ops::Bound;
 
