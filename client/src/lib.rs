@@ -58,8 +58,8 @@
 //!
 //! # Reading order
 //!
-//! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`], [`WaitSet`]; inside: `session` (the thread that speaks to the dispatcher), `wait` (how
-//! threads sleep).
+//! [`Node`], [`Publisher`], [`Subscriber`], [`Sample`], [`WaitSet`]; inside: `session` (the thread that speaks to the
+//! dispatcher), `wait` (how threads sleep).
 
 #![deny(unsafe_code)]
 
