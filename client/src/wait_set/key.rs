@@ -86,14 +86,15 @@ impl<S> fmt::Debug for Key<S> {
 /// use nodeset::{Timer, WaitSet};
 ///
 /// let mut set = WaitSet::new()?;
-/// let tea = set.attach(Timer::after(Duration::from_millis(1)))?;
-/// let eggs = set.attach(Timer::after(Duration::from_millis(2)))?;
+/// let tea = set.attach(Timer::after(Duration::ZERO))?;
+/// let eggs = set.attach(Timer::after(Duration::from_secs(3600)))?;
+/// let ready = set.wait()?;
 /// // Ask for one,
-/// assert!(set.wait()?.has(tea));
+/// assert!(ready.has(tea) && !ready.has(eggs));
 /// // or go through all.
 /// let names = HashMap::from([(tea.id(), "tea"), (eggs.id(), "eggs")]);
-/// let done: Vec<_> = set.wait()?.into_iter().map(|id| names[&id]).collect();
-/// assert_eq!(done, ["eggs"]);
+/// let done: Vec<_> = ready.into_iter().map(|id| names[&id]).collect();
+/// assert_eq!(done, ["tea"]);
 /// # Ok::<(), nodeset::WaitError>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
