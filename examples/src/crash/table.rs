@@ -23,6 +23,8 @@ pub const VICTIM: &str = "victim";
 const CYCLES: u64 = 3;
 /// SIGKILL, as `WIFSIGNALED` has it.
 const KILLED: i32 = 9;
+/// Runs in which a point has to be reached once.
+const TRIES: u32 = 20;
 /// Messages that must go well after a death.
 const AFTERWARDS: u64 = 3 * CYCLE;
 
@@ -57,20 +59,12 @@ pub fn make(mut each: impl FnMut(&Row)) -> Result<(), WorkError> {
     let place = Place::new()?;
     for (role, must) in MUST {
         let mut survivors = Survivors::new(&place.0, role)?;
-        let passed = survivors.record()?;
-        if passed.is_empty() {
-            return Err("this build has no points: build it with --cfg nodeset_failpoints".into());
-        }
-        for function in must {
-            if !passed.iter().any(|passed| passed.step.function() == *function) {
-                return Err(format!("a {} never came by `{function}`: nothing can be said of it", role.name()).into());
-            }
-        }
-        for Passed { step, times } in passed {
+        for Passed { step, times } in survivors.record_all(must)? {
             // The first passage is where it begins, the middle one in full traffic.
             let middle = (times / 2).max(1);
             for pass in if middle > 1 { vec![1, middle] } else { vec![1] } {
-                let failure = survivors.outlive(&step, pass).err().map(|error| error.to_string());
+                let mut pass = pass;
+                let failure = survivors.outlive(&step, &mut pass).err().map(|error| error.to_string());
                 let row = Row { role: role.name(), function: step.function(), step: step.clone(), pass, failure };
                 each(&row);
                 if row.failure.is_some() {
@@ -178,6 +172,22 @@ impl Survivors {
         Ok(serde_json::from_str(&said)?)
     }
 
+    /// The same, with each of these functions among them: who sleeps or waits when is not the same in each run.
+    fn record_all(&mut self, must: &[&str]) -> Result<Vec<Passed>, WorkError> {
+        let mut lacking = "";
+        for _ in 0..TRIES {
+            let passed = self.record()?;
+            if passed.is_empty() {
+                return Err("this build has no points: build it with --cfg nodeset_failpoints".into());
+            }
+            match must.iter().find(|function| !passed.iter().any(|it| it.step.function() == **function)) {
+                Some(function) => lacking = function,
+                None => return Ok(passed),
+            }
+        }
+        Err(format!("a {} never came by `{lacking}`: nothing can be said of it", self.role.name()).into())
+    }
+
     /// One that lives to its end: it works, and so does everybody else. Returns what it said.
     fn live_with(&mut self, plan: Plan) -> Result<String, WorkError> {
         let mut child = self.start(plan, CYCLES)?;
@@ -191,18 +201,25 @@ impl Survivors {
         Ok(said)
     }
 
-    /// One that dies there, then one that takes its place.
-    fn outlive(&mut self, step: &Step, pass: u64) -> Result<(), WorkError> {
-        let mut child = self.start(Plan::Die { step: step.clone(), pass }, 2 * CYCLES)?;
-        let status = self.run_beside(&mut child)?;
-        if status.signal() != Some(KILLED) {
-            return Err(format!("it was never reached: the process ended with {status}").into());
+    /// One that dies there, then one that takes its place. How often a point is passed may depend on who slept when: one that
+    /// is not reached is tried again at an earlier passage.
+    fn outlive(&mut self, step: &Step, pass: &mut u64) -> Result<(), WorkError> {
+        for _ in 0..TRIES {
+            let mut child = self.start(Plan::Die { step: step.clone(), pass: *pass }, 2 * CYCLES)?;
+            let status = self.run_beside(&mut child)?;
+            // With its pipe.
+            drop(child);
+            self.settle(2 * CYCLES)?;
+            if status.signal() == Some(KILLED) {
+                self.live_with(Plan::Live)?;
+                return self.wait_for_descriptors();
+            }
+            if !status.success() {
+                return Err(format!("the process ended otherwise, with {status}").into());
+            }
+            *pass = (*pass / 2).max(1);
         }
-        // With its pipe.
-        drop(child);
-        self.settle(2 * CYCLES)?;
-        self.live_with(Plan::Live)?;
-        self.wait_for_descriptors()
+        Err(format!("it was never reached in {TRIES} runs").into())
     }
 
     fn start(&mut self, plan: Plan, cycles: u64) -> Result<Child, WorkError> {
@@ -294,13 +311,24 @@ impl Survivors {
         Ok(())
     }
 
+    /// Sessions of the dead end a little later than they do.
     fn wait_for_descriptors(&self) -> Result<(), WorkError> {
-        let found = settled_descriptors()?;
-        if found > self.descriptors {
-            return Err(format!("{} descriptors before, {found} after", self.descriptors).into());
+        let give_up = Instant::now() + DEADLINE;
+        loop {
+            let found = descriptors()?;
+            if found <= self.descriptors {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                return Err(format!("{} descriptors before, {found} after", self.descriptors).into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
     }
+}
+
+fn descriptors() -> Result<usize, WorkError> {
+    Ok(fs::read_dir("/proc/self/fd")?.count())
 }
 
 /// One message to everybody; the healthy one must get it.
@@ -317,12 +345,12 @@ fn exchange(publisher: &mut Publisher<[u8]>, healthy: &mut Subscriber<[u8]>) -> 
     Ok(())
 }
 
-/// How many descriptors this process has, once that stays the same for a moment: sessions of the dead end a little later.
+/// How many descriptors this process has, once that stays the same for a moment: what there was before anybody died.
 fn settled_descriptors() -> Result<usize, WorkError> {
     let give_up = Instant::now() + DEADLINE;
     let (mut last, mut same) = (0, 0);
     while same < 10 {
-        let now = fs::read_dir("/proc/self/fd")?.count();
+        let now = descriptors()?;
         same = if now == last { same + 1 } else { 0 };
         last = now;
         if Instant::now() > give_up {
