@@ -35,7 +35,7 @@ pub enum ProgramError {
     Run(#[from] RunError),
 }
 
-/// Runs a dispatcher until SIGINT or SIGTERM (SIGHUP has it read its policy again); says on standard error what went wrong. Sets the process' log subscriber,
+/// Runs a dispatcher until SIGINT or SIGTERM, or SIGHUP if it has no policy to read again; says on standard error what went wrong. Sets the process' log subscriber,
 /// unless there is one.
 pub fn main_with(args: &Args) -> ExitCode {
     match run_program(args) {
@@ -62,8 +62,9 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
     let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             info!(event = "signal", signal);
-            match signal {
-                SIGHUP => reload(policy.as_deref(), &on_signal),
+            match (signal, &policy) {
+                (SIGHUP, Some(path)) => reload(path, &on_signal),
+                // Also SIGHUP, when there is nothing to read again: its terminal was closed.
                 _ => on_signal.request(),
             }
         }
@@ -77,8 +78,7 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
 }
 
 /// Reads the policy again; one that is wrong changes nothing.
-fn reload(path: Option<&Path>, dispatcher: &Shutdown) {
-    let Some(path) = path else { return };
+fn reload(path: &Path, dispatcher: &Shutdown) {
     match policy::file::read(path) {
         Ok(policy) => dispatcher.set_policy(policy),
         Err(error) => error!(event = "policy_refused", why = chain(&error), "the rules from before hold on"),

@@ -67,7 +67,7 @@ fn what_is_not_understood_is_said() {
 
 #[test]
 fn a_signal_ends_it_in_order() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d.sock");
         let program = Program::start(&path);
