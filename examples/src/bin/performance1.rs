@@ -151,7 +151,9 @@ fn leave_on_signal(node: Arc<Mutex<Option<Node>>>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            drop(lock(&node).take());
+            // Held to the end: without its dispatcher a worker fails, and main must not report that in the meantime.
+            let mut node = lock(&node);
+            drop(node.take());
             std::process::exit(128 + signal);
         }
     })?;
