@@ -116,7 +116,10 @@ impl<W: Words> LineView<W> {
     pub(crate) fn collect_pins(&self, floor: u64, pins: &mut Vec<u64>) {
         let mut add = |word| {
             if let Some(generation) = self.tag.generation(word).filter(|&generation| generation < floor) {
-                pins.push(generation);
+                // Many that stand still stand in one block.
+                if pins.last() != Some(&generation) {
+                    pins.push(generation);
+                }
             }
         };
         let main = Self::at(self.line);

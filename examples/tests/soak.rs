@@ -13,7 +13,8 @@ fn nobody_notices_the_death_of_others() {
     let output = soak(&["--seconds", "4", "--publishers", "2", "--subscribers", "4", "--rate", "1000", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for what in ["kills", "messages", "untouched_messages", "untouched_p99_ns", "untouched_calm_p99_ns"] {
+    for what in ["kills", "messages", "untouched_messages", "untouched_p99_ns", "untouched_calm_p99_ns", "apart_p99_ns"]
+    {
         assert!(summary[what].as_u64().unwrap() > 0, "{what}: {summary}");
     }
 }

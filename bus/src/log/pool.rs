@@ -79,6 +79,10 @@ impl Pool {
                 return Some(index);
             }
         }
+        self.pop_free(spread).or_else(|| self.extend(1))
+    }
+
+    fn pop_free(&mut self, spread: u32) -> Option<u32> {
         let next = |free: &mut VecDeque<_>| if spread > 0 { free.pop_front() } else { free.pop_back() };
         while let Some((index, stamp)) = next(&mut self.free) {
             if self.stamps[index as usize] == stamp {
@@ -86,7 +90,14 @@ impl Pool {
                 return Some(index);
             }
         }
-        self.extend(1)
+        None
+    }
+
+    /// Takes the next of `spread` blocks that take turns, if it is free already.
+    pub(crate) fn take_turn(&mut self, spread: u32) -> Option<u32> {
+        let index = if spread == 0 || self.touched() < spread { None } else { self.pop_free(spread) }?;
+        self.stamps[index as usize] = 0;
+        Some(index)
     }
 
     /// First fit among the touched blocks, the last of them together with untouched ones.
@@ -233,7 +244,12 @@ mod tests {
         }
         assert_eq!(seen, [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]);
         assert_eq!(pool.touched(), 4);
+        assert_eq!(pool.take_turn(4), Some(0), "free already");
+        assert_eq!(pool.take_turn(0), None, "these take no turns");
+        assert_eq!(pool.take_turn(5), None, "one more is to be touched first");
         assert_eq!(pool.take(1, 0), Some(2), "the one freed last");
+        assert_eq!(pool.take_turn(4), Some(1));
+        assert_eq!(pool.take_turn(4), None, "the last one is in use");
     }
 
     #[test]

@@ -24,6 +24,7 @@
 use std::sync::Arc;
 
 use crate::atomics::{Fact, Words};
+use crate::line::LineView;
 use crate::protocol::{LinkId, LogShape};
 
 use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, frame_len};
@@ -108,6 +109,10 @@ pub struct Producer<W: Words> {
     links: Arc<Links<W>>,
     /// The list of links as of `known_version`.
     known: Vec<Arc<Link<W>>>,
+    /// The lines of `known`, side by side: at each border all are read.
+    lines: Vec<LineView<W>>,
+    /// Those of the reliable ones among them.
+    reliable: Vec<(LinkId, LineView<W>)>,
     known_version: u64,
     /// scratch of `reclaim`
     pins: Vec<u64>,
@@ -141,9 +146,7 @@ impl<W: Words> Producer<W> {
         words.store_release(layout::MAGIC_AT, layout::MAGIC, Fact::SegmentReady);
         let next_at = layout.block_at(index as usize);
         let end_at = next_at + layout.block_len - HEADER_LEN;
-        let known_version = links.version();
-        let known = links.copy();
-        Producer {
+        let mut producer = Producer {
             words,
             layout,
             next_at,
@@ -153,12 +156,16 @@ impl<W: Words> Producer<W> {
             floor: 1,
             pool,
             retention,
+            known_version: links.version(),
             links,
-            known,
-            known_version,
+            known: Vec::new(),
+            lines: Vec::new(),
+            reliable: Vec::new(),
             pins: Vec::new(),
             spread: 0,
-        }
+        };
+        producer.look_up_links();
+        producer
     }
 
     /// The log's words.
@@ -303,9 +310,16 @@ impl<W: Words> Producer<W> {
     pub(crate) fn refresh_links(&mut self) {
         let version = self.links.version();
         if version != self.known_version {
-            self.known = self.links.copy();
             self.known_version = version;
+            self.look_up_links();
         }
+    }
+
+    fn look_up_links(&mut self) {
+        self.known = self.links.copy();
+        self.lines = self.known.iter().map(|link| link.view()).collect();
+        let reliable = self.known.iter().filter(|link| link.reliable);
+        self.reliable = reliable.map(|link| (link.id, link.view())).collect();
     }
 
     /// The links as last looked up.
@@ -339,6 +353,13 @@ impl<W: Words> Producer<W> {
         }
         let run = (frame_len(len) + HEADER_LEN).div_ceil(self.layout.block_len) as u32;
         let mut kept = self.window();
+        // Nobody can be behind: while blocks that take turns are free, the lines need not be read.
+        if run == 1 && self.reliable.is_empty() {
+            if let Some(index) = self.pool.take_turn(self.spread) {
+                self.move_to(index, 1);
+                return Ok(());
+            }
+        }
         let mut slowest = self.reclaim(kept);
         if let (Reach::Prompt, Some(slowest)) = (reach, slowest) {
             let prompt = (self.retention.prompt / self.layout.block_len as u64).max(3 * u64::from(run)).max(3);
@@ -402,7 +423,7 @@ impl<W: Words> Producer<W> {
     /// Messages that are kept for lossy subscribers that fall behind, and for late ones.
     fn window(&mut self) -> u64 {
         self.refresh_links();
-        let lossy = self.known.iter().any(|link| !link.reliable);
+        let lossy = self.reliable.len() < self.known.len();
         self.retention.history.max(if lossy { self.retention.depth } else { 0 })
     }
 
@@ -428,8 +449,8 @@ impl<W: Words> Producer<W> {
         }
         self.floor = floor;
         self.pins.clear();
-        for link in &self.known {
-            link.view().collect_pins(floor, &mut self.pins);
+        for line in &self.lines {
+            line.collect_pins(floor, &mut self.pins);
         }
         self.pool.reclaim(floor, &self.pins);
         slowest
@@ -440,10 +461,10 @@ impl<W: Words> Producer<W> {
         // Also with nothing to keep, the block being left stays: its readers learn there where to go.
         let mut lowest = self.pool.generation_holding(self.sequence.saturating_sub(kept)).min(self.current.generation);
         let mut slowest = None;
-        for link in self.known.iter().filter(|link| link.reliable) {
-            if let Some(from) = link.view().from().filter(|&from| from < lowest) {
+        for (link, line) in &self.reliable {
+            if let Some(from) = line.from().filter(|&from| from < lowest) {
                 lowest = from;
-                slowest = Some(link.id);
+                slowest = Some(*link);
             }
         }
         (lowest.max(self.pool.freed_below()), slowest)
@@ -451,18 +472,18 @@ impl<W: Words> Producer<W> {
 
     /// Reliable links, as last looked up, that read a block before the current one.
     pub(crate) fn laggards(&self) -> impl Iterator<Item = Laggard> {
-        self.known.iter().filter(|link| link.reliable).filter_map(|link| {
-            let generation = link.view().from().filter(|&from| from < self.current.generation)?;
+        self.reliable.iter().filter_map(|(link, line)| {
+            let generation = line.from().filter(|&from| from < self.current.generation)?;
             let messages = self.sequence - self.pool.first_sequence_from(generation).min(self.sequence);
-            Some(Laggard { link: link.id, generation, messages })
+            Some(Laggard { link: *link, generation, messages })
         })
     }
 
     /// Some link that pins blocks below the floor.
     fn any_pinner(&self) -> Option<LinkId> {
         let mut pins = Vec::new();
-        self.known.iter().find_map(|link| {
-            link.view().collect_pins(self.floor, &mut pins);
+        self.known.iter().zip(&self.lines).find_map(|(link, line)| {
+            line.collect_pins(self.floor, &mut pins);
             (!pins.is_empty()).then_some(link.id)
         })
     }

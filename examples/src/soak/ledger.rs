@@ -1,5 +1,5 @@
 //! How many messages each publisher has committed, in memory that outlives it; when the chaos began, and how long messages of
-//! the pair that nobody touches took before and since.
+//! the pairs that nobody touches took before and since.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub enum Common {
     CalmP99,
     /// The same, since.
     ChaosP99,
+    /// The same as the last, of the pair on a bus of its own.
+    ApartP99,
 }
 
 /// One word a publisher: the messages it has committed.

@@ -9,11 +9,15 @@
 //! | nobody is stuck | the supervisor: after the last kill everybody gets something from everybody |
 //! | nothing is left behind | the supervisor: descriptors, mappings, shared memory before and after |
 //!
+//! How long messages take is measured of two pairs that nobody touches: one on the bus whose other members are killed, one on
+//! a bus of its own. Processes that die and start take the processors from both alike; what the first has beyond the
+//! second is what the deaths on its bus do to it.
+//!
 //! Reading order: [`ledger`], [`roles`] (publisher, subscriber, dispatcher), [`supervisor`] (the chaos and the checks).
 
 pub mod ledger;
 pub mod roles;
 pub mod supervisor;
 
-pub use roles::{SoakTask, prepare};
+pub use roles::{Pair, SoakTask, prepare};
 pub use supervisor::{Chaos, Summary, Supervisor};

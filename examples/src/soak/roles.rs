@@ -63,8 +63,17 @@ pub enum SoakTask {
         /// Loses nothing.
         reliable: bool,
         /// Nobody touches it: it says how long messages take.
-        measured: bool,
+        measured: Option<Pair>,
     },
+}
+
+/// A publisher and a subscriber that nobody touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pair {
+    /// On the bus whose other members are killed.
+    Beside,
+    /// On a bus of its own, on the same machine: what happens to its messages is the machine's doing.
+    Apart,
 }
 
 /// Makes the role of a worker.
@@ -93,7 +102,7 @@ pub fn prepare(task: SoakTask, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role
                 subscriber,
                 ledger: ledger()?,
                 reliable,
-                delays: if measured { Some(Delays::new()?) } else { None },
+                delays: measured.map(Delays::new).transpose()?,
                 from: HashMap::new(),
                 received: 0,
                 missed: 0,
@@ -230,14 +239,15 @@ struct From {
 
 /// How long messages took from publisher to subscriber.
 struct Delays {
+    pair: Pair,
     calm: Histogram<u64>,
     chaos: Histogram<u64>,
 }
 
 impl Delays {
-    fn new() -> Result<Delays, WorkError> {
+    fn new(pair: Pair) -> Result<Delays, WorkError> {
         let histogram = || Histogram::new_with_bounds(1, LONGEST_DELAY_NS, 3);
-        Ok(Delays { calm: histogram()?, chaos: histogram()? })
+        Ok(Delays { pair, calm: histogram()?, chaos: histogram()? })
     }
 
     /// A message that was sent then has come now.
@@ -248,8 +258,14 @@ impl Delays {
     }
 
     fn say(&self, ledger: &Ledger) {
-        ledger.say(Common::CalmP99, self.calm.value_at_quantile(0.99));
-        ledger.say(Common::ChaosP99, self.chaos.value_at_quantile(0.99));
+        let chaos = self.chaos.value_at_quantile(0.99);
+        match self.pair {
+            Pair::Beside => {
+                ledger.say(Common::CalmP99, self.calm.value_at_quantile(0.99));
+                ledger.say(Common::ChaosP99, chaos);
+            }
+            Pair::Apart => ledger.say(Common::ApartP99, chaos),
+        }
     }
 }
 
