@@ -12,7 +12,7 @@ use crate::page::{LayoutError, NodePage, SignalPage};
 use crate::protocol::{LinkId, LogShape, PublicationId};
 use crate::wake::Wish;
 
-pub use crate::log::{CursorFault as InletFault, Frame, Kept, TooManyHeld};
+pub use crate::log::{CursorFault as InletFault, Extensions, Frame, Kept, TooManyHeld};
 
 /// How often an inlet tries to enter the log before it leaves it to its first polls.
 const TRIES: usize = 1000;
@@ -110,6 +110,12 @@ impl Inlet {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.cursor.payload()
+    }
+
+    /// What the message that was polled last carries beside its payload.
+    #[inline]
+    pub fn extensions(&self) -> Extensions {
+        self.cursor.extensions()
     }
 
     /// Copies the message that was polled last: right also while a hostile publisher writes to it.

@@ -41,7 +41,7 @@
 //! 6. [`stream`]: the ring for exactly one sender and one receiver.
 //! 7. [`message`] and [`topic`]: what is sent, and where to.
 //! 8. [`protocol`]: what nodes and dispatcher say to each other.
-//! 9. [`memory`] and [`sys`]: the kernel's part.
+//! 9. [`memory`], [`sys`] and [`clock`]: the kernel's part.
 //!
 //! Unsafe code stands in `memory`, `log`, `stream`, `message` and `sys` only.
 
@@ -49,6 +49,7 @@
 
 pub mod atomics;
 pub mod board;
+pub mod clock;
 pub mod evict;
 #[cfg(nodeset_failpoints)]
 pub mod failpoint;

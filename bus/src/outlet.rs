@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::clock::Timestamp;
 use crate::evict::{Evict, Evictor, OnEvicted};
 use crate::footprint::Footprint;
-use crate::log::{self, NoRoom, Producer, Reach, Retention};
+use crate::log::{self, Extensions, NoRoom, Producer, Reach, Retention};
 use crate::memory::{Mapping, SharedWords};
 use crate::message::{Message, Room, Scratch, WriteError};
 use crate::protocol::{LogShape, PublicationId};
@@ -38,6 +39,8 @@ pub struct Outlet {
     producer: Producer<SharedWords>,
     alarm: Alarm<SharedWords>,
     scratch: Scratch,
+    /// Each message carries the time of its commit.
+    stamping: bool,
     /// bytes of the last payload that did not fit where it was tried first
     expected_len: usize,
     pace: Pace,
@@ -72,7 +75,16 @@ impl Outlet {
         let alarm = Alarm::new(&producer, sys::membarrier_register().then_some(QUIET_COMMITS));
         let limit = Duration::from_nanos(u64::from(shape.block_len) * 1_000_000_000 / FAST);
         let pace = Pace { generation: producer.generation(), since: Instant::now(), limit };
-        Outlet { producer, alarm, scratch: Scratch::default(), expected_len: 0, pace, evictor: None, footprint: None }
+        Outlet {
+            producer,
+            alarm,
+            scratch: Scratch::default(),
+            stamping: false,
+            expected_len: 0,
+            pace,
+            evictor: None,
+            footprint: None,
+        }
     }
 
     /// The list of links, for the thread that speaks to the dispatcher.
@@ -128,6 +140,11 @@ impl Outlet {
         self.producer.is_short_of_memory()
     }
 
+    /// From now on each message that is not given a publish time carries the time of its commit.
+    pub fn set_stamping(&mut self, on: bool) {
+        self.stamping = on;
+    }
+
     /// Sequence of the next message.
     pub fn next_sequence(&self) -> u64 {
         self.producer.next_sequence()
@@ -151,39 +168,81 @@ impl Outlet {
     /// When there is no room within `reach`, or the message cannot be serialised.
     #[inline]
     pub fn try_publish<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+        if self.stamping {
+            return self.try_publish_extended(message, Extensions::NONE, reach);
+        }
         if self.producer.fits(self.expected_len) {
             let mut open = Room::from_slice(self.producer.open_room());
             if let Ok(len) = message.write(&mut open, &mut self.scratch) {
                 return Ok(self.commit(len));
             }
         }
-        self.publish_elsewhere(message, reach)
+        self.publish_elsewhere(message, Extensions::NONE, 0, reach)
+    }
+
+    /// As [`try_publish`](Self::try_publish), with `extensions` beside the message.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_publish`](Self::try_publish).
+    pub fn try_publish_extended<T: Message + ?Sized>(
+        &mut self,
+        message: &T,
+        extensions: Extensions,
+        reach: Reach,
+    ) -> Result<u64, OutletError> {
+        let front = self.front_of(&extensions);
+        if self.producer.fits(front.saturating_add(self.expected_len)) {
+            let mut open = Room::from_slice(&mut self.producer.open_room()[front..]);
+            if let Ok(len) = message.write(&mut open, &mut self.scratch) {
+                return Ok(self.commit_extended(len, extensions));
+            }
+        }
+        self.publish_elsewhere(message, extensions, front, reach)
+    }
+
+    /// bytes between header and payload of a message with `extensions`
+    #[inline]
+    fn front_of(&self, extensions: &Extensions) -> usize {
+        // Whatever the time will be, it takes as much room.
+        let time = if self.stamping { Timestamp::from_nanos(1) } else { None };
+        Extensions { time: extensions.time.or(time), ..*extensions }.frame_bytes()
     }
 
     /// The current block is too short for the message.
     #[cold]
     #[inline(never)]
-    fn publish_elsewhere<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+    fn publish_elsewhere<T: Message + ?Sized>(
+        &mut self,
+        message: &T,
+        extensions: Extensions,
+        front: usize,
+        reach: Reach,
+    ) -> Result<u64, OutletError> {
         self.look_at_border().map_err(OutletError::NoRoom)?;
         let mut len = self.expected_len;
         let mut guessed = true;
         loop {
-            if let Err(no_room) = self.producer.open(len, reach) {
+            if let Err(no_room) = self.producer.open(len.saturating_add(front), reach) {
                 // The guess came from another message: this one may fit where that would not, or never fit at all.
                 let exact = if guessed { self.measure(message)? } else { len };
                 if exact == len {
-                    return Err(OutletError::NoRoom(no_room));
+                    return Err(OutletError::NoRoom(no_room.behind(front)));
                 }
                 (len, guessed) = (exact, false);
                 continue;
             }
-            let (_, room) = self.producer.room();
-            let mut open = Room::from_slice(self.producer.open_room());
+            let mut open = Room::from_slice(&mut self.producer.open_room()[front..]);
+            let room = open.capacity();
             match message.write(&mut open, &mut self.scratch) {
                 Ok(written) => {
                     // Long messages of one topic are of about one length: the next one is not tried in vain.
                     self.expected_len = if len > 0 { written } else { 0 };
-                    return Ok(self.commit(written));
+                    return Ok(if front == 0 {
+                        self.commit(written)
+                    } else {
+                        self.commit_extended(written, extensions)
+                    });
                 }
                 Err(WriteError::Overflow { needed }) if needed > room => (len, guessed) = (needed, false),
                 Err(WriteError::Overflow { needed }) => {
@@ -218,7 +277,13 @@ impl Outlet {
     /// Whether a payload of `len` bytes fits without moving on to another block: then [`try_open`](Self::try_open) cannot fail.
     #[inline(always)]
     pub fn has_room(&self, len: usize) -> bool {
-        self.producer.fits(len)
+        if self.stamping { self.has_room_extended(len, &Extensions::NONE) } else { self.producer.fits(len) }
+    }
+
+    /// The same for a message with `extensions`, and [`try_open_extended`](Self::try_open_extended).
+    #[inline]
+    pub fn has_room_extended(&self, len: usize, extensions: &Extensions) -> bool {
+        self.producer.fits(len.saturating_add(self.front_of(extensions)))
     }
 
     /// Opens a frame for a payload of up to `len` bytes, to be written in place. Never waits.
@@ -228,10 +293,33 @@ impl Outlet {
     /// When there is no room within `reach`.
     #[inline(always)]
     pub fn try_open(&mut self, len: usize, reach: Reach) -> Result<OpenFrame<'_>, NoRoom> {
+        if self.stamping {
+            return self.try_open_extended(len, Extensions::NONE, reach);
+        }
         if !self.producer.fits(len) {
             self.open_elsewhere(len, reach)?;
         }
-        Ok(OpenFrame { outlet: self, len })
+        Ok(OpenFrame { outlet: self, len, front: 0, extensions: Extensions::NONE })
+    }
+
+    /// As [`try_open`](Self::try_open), for a message with `extensions`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_open`](Self::try_open).
+    #[inline]
+    pub fn try_open_extended(
+        &mut self,
+        len: usize,
+        extensions: Extensions,
+        reach: Reach,
+    ) -> Result<OpenFrame<'_>, NoRoom> {
+        let front = self.front_of(&extensions);
+        let whole = len.saturating_add(front);
+        if !self.producer.fits(whole) {
+            self.open_elsewhere(whole, reach).map_err(|no_room| no_room.behind(front))?;
+        }
+        Ok(OpenFrame { outlet: self, len, front, extensions })
     }
 
     #[cold]
@@ -268,6 +356,16 @@ impl Outlet {
         sequence
     }
 
+    #[inline]
+    fn commit_extended(&mut self, len: usize, mut extensions: Extensions) -> u64 {
+        if self.stamping && extensions.time.is_none() {
+            extensions.time = Some(Timestamp::now());
+        }
+        let sequence = self.producer.commit_extended(len, &extensions);
+        self.alarm.after_commit(&mut self.producer);
+        sequence
+    }
+
     /// The publisher is about to wait for room: its bell rings from now on whenever a reader leaves a block. Try once more,
     /// then sleep.
     pub fn arm_room(&mut self) {
@@ -292,6 +390,9 @@ pub struct OpenFrame<'a> {
     outlet: &'a mut Outlet,
     /// bytes; as asked for
     len: usize,
+    /// bytes of extensions before the payload
+    front: usize,
+    extensions: Extensions,
 }
 
 impl OpenFrame<'_> {
@@ -299,13 +400,13 @@ impl OpenFrame<'_> {
     /// publication, perhaps.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.outlet.producer.open_bytes(self.len)
+        &mut self.outlet.producer.open_bytes(self.front + self.len)[self.front..]
     }
 
     /// The same, for reading.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        self.outlet.producer.peek_bytes(self.len)
+        &self.outlet.producer.peek_bytes(self.front + self.len)[self.front..]
     }
 
     /// Commits the first `len` bytes as the message, wakes who sleeps, and returns the message's sequence.
@@ -318,7 +419,7 @@ impl OpenFrame<'_> {
         if len > self.len {
             more_than_opened(len, self.len);
         }
-        self.outlet.commit(len)
+        if self.front == 0 { self.outlet.commit(len) } else { self.outlet.commit_extended(len, self.extensions) }
     }
 }
 

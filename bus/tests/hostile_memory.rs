@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use nodeset_bus::atomics::Words;
 use nodeset_bus::log::{
-    Cursor, CursorFault, CursorSpec, Link, Links, NoRoom, Producer, Reach, Retention, Ring, segment_len,
+    Cursor, CursorFault, CursorSpec, Extensions, Link, Links, NoRoom, Producer, Reach, RequestMark, Retention, Ring,
+    segment_len,
 };
 use nodeset_bus::memory::SharedWords;
 use nodeset_bus::page::{LayoutError, NODE_PAGE_LEN, NodePage, PeerPage, SIGNAL_PAGE_LEN, SignalPage};
@@ -76,7 +77,7 @@ fn value() -> impl Strategy<Value = u64> {
         any::<u64>(),
         0..20_u64,
         (0..20_u64).prop_map(|below| u64::MAX - below),
-        (len, 0..6_u64, prop_oneof![9 => Just(0), 1 => any::<u8>()])
+        (len, 0..6_u64, prop_oneof![6 => Just(0), 3 => 0..4_u8, 1 => any::<u8>()])
             .prop_map(|(len, kind, flags)| len | kind << 32 | u64::from(flags) << 40),
         // Around the greatest generation that a line's word can name.
         (0..4_u64).prop_map(|above| (1 << 48) - 2 + above),
@@ -111,10 +112,13 @@ fn log_with(messages: usize, len: usize) -> (SharedWords, Producer<SharedWords>)
     let log = SharedWords::heap(segment_len(SHAPE) as usize);
     let links = Arc::new(Links::new(SharedWords::heap(64)));
     let mut producer = Producer::create(log.clone(), SHAPE, 1, RETENTION, links);
-    for _ in 0..messages {
-        producer.open(len, Reach::Limit).unwrap();
-        producer.open_bytes(len).fill(0xa5);
-        producer.commit(len);
+    let request = Some(RequestMark { id: u64::MAX, lane: 3 });
+    for extensions in [Extensions { tag: Some(7), request, time: None }, Extensions::NONE].iter().cycle().take(messages)
+    {
+        let front = extensions.frame_bytes();
+        producer.open(front + len, Reach::Limit).unwrap();
+        producer.open_bytes(front + len)[front..].fill(0xa5);
+        producer.commit_extended(len, extensions);
     }
     (log, producer)
 }
@@ -165,6 +169,8 @@ fn look_at(cursor: &Cursor<SharedWords>, copy: &mut AlignedVec) {
     assert!(in_place.len() <= SHAPE.block_len as usize * SHAPE.blocks as usize);
     cursor.copy_payload(copy);
     assert_eq!(in_place, &copy[..]);
+    let extensions = cursor.extensions();
+    assert!(extensions.time.is_none_or(|time| (1..1 << 63).contains(&time.as_nanos())));
     if let Ok(kept) = cursor.keep() {
         assert_eq!(kept.payload(), in_place);
     }
@@ -241,6 +247,34 @@ fn a_log_of_nothing_but_random_words_is_read_to_an_end() {
             read_out(&mut open(&log, 2, reading).unwrap());
         });
     });
+}
+
+/// A frame whose flags name more than its block has room for is damaged, however short its payload.
+#[test]
+fn extensions_that_leave_the_block_are_damage() {
+    let reading = Reading { reliable: false, depth: 0, history: 1, publisher_gone: false };
+    for flags in 0..=255_u64 {
+        let (log, mut producer) = log_with(0, 0);
+        let mut cursor = open(&log, 5, Reading { history: 0, ..reading }).unwrap();
+        // The block's last frame with a payload: it leaves room for three more words of 16 bytes and the closing frame.
+        let len = 4096 - 16 - 16 - 3 * 16;
+        producer.open(len, Reach::Limit).unwrap();
+        producer.commit(len);
+        cursor.poll().unwrap().unwrap();
+        let at = BLOCKS_AT + 4096 - 4 * 16;
+        log.store(at + 8, 1);
+        log.store(at, 1 << 32 | flags << 40);
+        let fits = flags.count_ones() <= 2;
+        match cursor.poll() {
+            Ok(Some(frame)) => {
+                assert!(fits, "{flags:#b}");
+                assert_eq!((frame.sequence, cursor.payload().len()), (1, 0));
+                assert_eq!(cursor.extensions().request.is_some(), flags & 2 != 0);
+            }
+            Err(CursorFault::Corrupt { at: damaged, .. }) => assert!(!fits && damaged == at, "{flags:#b}"),
+            other => panic!("{flags:#b}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nodeset_bus::atomics::Words;
+use nodeset_bus::clock::Timestamp;
 use nodeset_bus::log::{
-    Cursor, CursorFault, CursorSpec, Kept, Link, Links, NoRoom, Producer, Reach, Retention, Ring, segment_len,
+    Cursor, CursorFault, CursorSpec, Extensions, Kept, Link, Links, NoRoom, Producer, Reach, RequestMark, Retention,
+    Ring, segment_len,
 };
 use nodeset_bus::memory::SharedWords;
 use nodeset_bus::page::{NODE_PAGE_LEN, NodePage, PeerPage, SIGNAL_PAGE_LEN, SignalPage};
@@ -30,6 +32,21 @@ impl Ring for Bell {
 /// A message: its number, then bytes that follow from number and place.
 fn payload(number: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (number.wrapping_mul(31).wrapping_add(at as u64 * 7) >> 1) as u8).collect()
+}
+
+/// What a message carries beside its payload: each combination comes up, values follow from the number.
+fn extensions(number: u64) -> Extensions {
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let choice = mixed >> 59;
+    // Most carry nothing, as in life.
+    if choice & 0b11000 != 0 {
+        return Extensions::NONE;
+    }
+    Extensions {
+        time: Timestamp::from_nanos(1 + number).filter(|_| choice & 1 != 0),
+        tag: (choice & 2 != 0).then_some(mixed),
+        request: (choice & 4 != 0).then_some(RequestMark { id: number, lane: !mixed }),
+    }
 }
 
 struct Publication {
@@ -118,10 +135,16 @@ impl Publication {
 
     /// Publishes a message, if there is room.
     fn publish(&mut self, len: usize, reach: Reach) -> Result<(), NoRoom> {
-        self.producer.open(len, reach)?;
         let number = self.published.len() as u64;
-        self.producer.open_bytes(len).copy_from_slice(&payload(number, len));
-        assert_eq!(self.producer.commit(len), number);
+        let extensions = extensions(number);
+        let front = extensions.frame_bytes();
+        self.producer.open(front + len, reach)?;
+        self.producer.open_bytes(front + len)[front..].copy_from_slice(&payload(number, len));
+        let sequence = match front {
+            0 => self.producer.commit(len),
+            _ => self.producer.commit_extended(len, &extensions),
+        };
+        assert_eq!(sequence, number);
         self.published.push(len);
         Ok(())
     }
@@ -149,6 +172,7 @@ impl Reader {
                 assert!(!self.reliable || frame.missed_before == 0, "a reliable reader missed {}", frame.missed_before);
                 let len = published[frame.sequence as usize];
                 assert_eq!(self.cursor.payload(), payload(frame.sequence, len), "message {}", frame.sequence);
+                assert_eq!(self.cursor.extensions(), extensions(frame.sequence), "message {}", frame.sequence);
                 self.due = frame.sequence + 1;
                 self.received += 1;
                 true
@@ -174,6 +198,7 @@ impl Reader {
             match self.cursor.poll() {
                 Ok(Some(frame)) => {
                     assert_eq!(frame.sequence, self.due + frame.missed_before);
+                    assert_eq!(self.cursor.extensions(), extensions(frame.sequence), "message {}", frame.sequence);
                     self.due = frame.sequence + 1;
                     self.received += 1;
                 }
@@ -270,7 +295,10 @@ proptest! {
                     match publication.publish(len, reach) {
                         Ok(()) => {}
                         Err(NoRoom::Outgrown) => prop_assert!(false, "only an outlet says so"),
-                        Err(NoRoom::TooLong { limit }) => prop_assert!(len as u64 > limit),
+                        Err(NoRoom::TooLong { limit }) => {
+                            let front = extensions(publication.published.len() as u64).frame_bytes();
+                            prop_assert!((front + len) as u64 > limit);
+                        }
                         Err(NoRoom::Behind(blocker)) => {
                             prop_assert!(!limit);
                             let blocker = readers.iter().find(|reader| reader.id == blocker).unwrap();
@@ -283,7 +311,7 @@ proptest! {
                             let kept = readers.iter().any(|reader| !reader.kept.is_empty());
                             let behind = readers.iter().any(|it| it.reliable && it.due < publication.published.len() as u64);
                             // Few blocks, and a run of adjacent ones is asked for.
-                            let cut_up = len > 4096 - 48;
+                            let cut_up = len > 4096 - 48 - 32;
                             prop_assert!(kept || behind || cut_up, "full though nobody holds anything");
                         }
                     }
@@ -364,6 +392,7 @@ fn threads_at_full_speed_tear_nothing() {
                             assert!(!reader.reliable || frame.missed_before == 0);
                             let expected = payload(frame.sequence, len(frame.sequence));
                             assert_eq!(reader.cursor.payload(), expected, "message {}", frame.sequence);
+                            assert_eq!(reader.cursor.extensions(), extensions(frame.sequence));
                             reader.due = frame.sequence + 1;
                             reader.received += 1;
                             if at == 2 && reader.received % 64 == 0 {

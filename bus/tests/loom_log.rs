@@ -10,7 +10,8 @@ use std::sync::Arc;
 use loom::thread;
 use model::{Light, LoomWords, SHAPE_3, Silent, explore, link, node_page};
 use nodeset_bus::atomics::Fact;
-use nodeset_bus::log::{Cursor, CursorFault, CursorSpec, Links, NoRoom, Producer, Reach, Retention};
+use nodeset_bus::clock::Timestamp;
+use nodeset_bus::log::{Cursor, CursorFault, CursorSpec, Extensions, Links, NoRoom, Producer, Reach, Retention};
 
 const KEEP_NOTHING: Retention = Retention { depth: 0, history: 0, prompt: 0, spread: 0 };
 
@@ -246,4 +247,37 @@ fn a_kept_message_stays_while_its_consumer_reads_on() {
 #[should_panic]
 fn without_release_a_pin_is_overlooked_or_given_up_early() {
     keep(Some(Fact::BlockLeft));
+}
+
+/// A message that carries something beside its payload: whoever sees the frame sees that as well, whatever stood there.
+fn extended(broken: Option<Fact>) {
+    explore("extensions", 3, move || {
+        let log = LoomWords::log(3, broken, Light::Full);
+        let page = LoomWords::page(broken, Light::Full);
+        let links = Arc::new(Links::new(LoomWords::private(broken)));
+        let mut producer = Producer::create(log.clone(), SHAPE_3, 1, KEEP_NOTHING, links);
+        let mut reader = cursor(&log, &page, 5, false);
+        let time = Timestamp::from_nanos(77);
+        let reading = thread::spawn(move || {
+            for _ in 0..2 {
+                if reader.poll().expect("no fault").is_some() {
+                    assert_eq!(reader.extensions().time, time, "seen before it was written");
+                }
+            }
+        });
+        producer.open(32, Reach::Limit).expect("room");
+        producer.commit_extended(16, &Extensions { time, ..Extensions::NONE });
+        reading.join().expect("reader");
+    });
+}
+
+#[test]
+fn extensions_come_with_their_frame() {
+    extended(None);
+}
+
+#[test]
+#[should_panic]
+fn without_release_a_frame_is_seen_before_its_extensions() {
+    extended(Some(Fact::FrameCommitted));
 }

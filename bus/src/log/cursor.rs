@@ -15,6 +15,7 @@ use crate::line::{AT, FROM, OwnLine, is_generation};
 use crate::page::{LayoutError, NodePage, check_magic};
 use crate::protocol::LogShape;
 
+use super::extension::Extensions;
 use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP, frame_len};
 use super::held::{Held, Pin, TooManyHeld};
 use super::layout::{self, Layout};
@@ -126,6 +127,9 @@ pub struct Cursor<W: Words> {
     pin: OnceCell<Arc<Pin<W>>>,
     /// The message that was polled last; it lies in the block at `place`. Of length 0 where there is none.
     last: Payload,
+    /// Those of the last message that had any, and the sequence of the message behind that one. Whether they are those of the
+    /// last message is told by that number, so plain messages do not touch them.
+    extended: (Extensions, u64),
 }
 
 /// Where a payload lies in its log.
@@ -188,6 +192,7 @@ impl<W: Words> Cursor<W> {
             over: None,
             pin: OnceCell::new(),
             last: Payload::default(),
+            extended: (Extensions::NONE, 0),
         };
         cursor.join();
         Ok(cursor)
@@ -201,7 +206,7 @@ impl<W: Words> Cursor<W> {
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<Frame>, CursorFault> {
         let at = self.place.next_at;
-        // PAIRS frame-committed: Acquire here, Release in Producer::commit.
+        // PAIRS frame-committed: Acquire here, Release in Producer::append.
         let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
         if word.is_plain_data() {
             let next_at = at + frame_len(word.len() as usize);
@@ -235,7 +240,7 @@ impl<W: Words> Cursor<W> {
         let mut resyncs = 0;
         loop {
             let at = self.place.next_at;
-            // PAIRS frame-committed: Acquire here, Release in Producer::commit, finish and move_to.
+            // PAIRS frame-committed: Acquire here, Release in Producer::append, finish and move_to.
             let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
             if word.0 == 0 {
                 return self.nothing();
@@ -308,6 +313,9 @@ impl<W: Words> Cursor<W> {
                     self.count_missed(missed);
                     self.expected = expected;
                     self.last = Payload { at: at + word.payload_offset(), len: word.len() as usize };
+                    if word.flags() != 0 {
+                        self.extended = (Extensions::read(&self.log, at, word), expected);
+                    }
                     return Ok(Some(Frame { sequence: second, missed_before: missed }));
                 }
             }
@@ -369,6 +377,13 @@ impl<W: Words> Cursor<W> {
     /// Where the message that was polled last lies.
     pub fn last(&self) -> Payload {
         self.last
+    }
+
+    /// What the message that was polled last carries beside its payload.
+    #[inline]
+    pub fn extensions(&self) -> Extensions {
+        let (extensions, behind) = self.extended;
+        if behind == self.expected { extensions } else { Extensions::NONE }
     }
 
     /// Keeps the block in which the last polled message lies, for as long as a clone of the pin lives.
@@ -557,7 +572,7 @@ impl<W: Words> Cursor<W> {
     /// The next message's end and sequence, without taking it.
     fn step(&self) -> Option<(usize, u64)> {
         let at = self.place.next_at;
-        // PAIRS frame-committed: Acquire here, Release in Producer::commit.
+        // PAIRS frame-committed: Acquire here, Release in Producer::append.
         let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
         let next_at = at + word.frame_len();
         (word.kind() == KIND_DATA && next_at + HEADER_LEN <= self.place.end_at)

@@ -10,6 +10,8 @@
 
 /// Bytes of a frame's header; frames start at multiples of it.
 pub(crate) const HEADER_LEN: usize = 16;
+/// Bytes of an extension.
+pub(crate) const EXTENSION_LEN: usize = 16;
 
 const KIND_SHIFT: u32 = 32;
 const FLAGS_SHIFT: u32 = 40;
@@ -24,6 +26,14 @@ pub(crate) const KIND_SKIP: u8 = 3;
 /// The last frame of a log; its second word is the sequence that would have come next.
 pub(crate) const KIND_END: u8 = 4;
 
+/// Extension: a word with the publish time and [`TAGGED`], then the user's tag.
+pub(crate) const FLAG_STAMP: u8 = 1;
+/// Extension: a request's id, then its reply lane.
+pub(crate) const FLAG_REQUEST: u8 = 2;
+/// In the first word of the extension [`FLAG_STAMP`]: the second word is a tag. The other bits are the publish time, 0 if it was
+/// not sent.
+pub(crate) const TAGGED: u64 = 1 << 63;
+
 /// The first word of a frame: 0 means that it is not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommitWord(pub(crate) u64);
@@ -32,6 +42,11 @@ impl CommitWord {
     /// For a frame of that kind with a payload of `len` bytes and no extension.
     pub(crate) const fn new(kind: u8, len: u32) -> CommitWord {
         CommitWord(len as u64 | (kind as u64) << KIND_SHIFT)
+    }
+
+    /// The same, with extensions.
+    pub(crate) const fn with_flags(self, flags: u8) -> CommitWord {
+        CommitWord(self.0 | (flags as u64) << FLAGS_SHIFT)
     }
 
     /// Bytes of the payload (or what the kind says).
@@ -59,8 +74,23 @@ impl CommitWord {
 
     /// Bytes of header and extensions.
     pub(crate) const fn payload_offset(self) -> usize {
-        let flags = (self.0 >> FLAGS_SHIFT) as u8;
-        HEADER_LEN + 16 * flags.count_ones() as usize
+        HEADER_LEN + EXTENSION_LEN * self.flags().count_ones() as usize
+    }
+
+    /// One flag an extension.
+    #[inline]
+    pub(crate) const fn flags(self) -> u8 {
+        (self.0 >> FLAGS_SHIFT) as u8
+    }
+
+    /// Where in the frame the extension of that flag stands, if it is there: behind those with lower flags.
+    #[inline]
+    pub(crate) const fn extension_offset(self, flag: u8) -> Option<usize> {
+        if self.flags() & flag == 0 {
+            return None;
+        }
+        let before = self.flags() & (flag - 1);
+        Some(HEADER_LEN + EXTENSION_LEN * before.count_ones() as usize)
     }
 
     /// Bytes from this frame's header to the next one's.
@@ -84,9 +114,12 @@ mod tests {
         let plain = CommitWord::new(KIND_DATA, 64);
         assert!(plain.is_plain_data() && plain.is_wellformed());
         assert_eq!((plain.len(), plain.kind(), plain.payload_offset(), plain.frame_len()), (64, KIND_DATA, 16, 80));
-        let extended = CommitWord(plain.0 | 0b101 << FLAGS_SHIFT);
+        let extended = plain.with_flags(0b101);
         assert!(!extended.is_plain_data());
         assert_eq!((extended.payload_offset(), extended.frame_len()), (48, 112));
+        assert_eq!(extended.extension_offset(FLAG_STAMP), Some(16));
+        assert_eq!(extended.extension_offset(FLAG_REQUEST), None);
+        assert_eq!(extended.extension_offset(0b100), Some(32));
         assert_eq!(frame_len(0), 16);
         assert_eq!(frame_len(1), 32);
         assert_eq!(CommitWord::new(KIND_DATA, 0).frame_len(), 16);

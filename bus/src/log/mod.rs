@@ -4,11 +4,12 @@
 //! to its current block; a closing frame names the next one. It looks at its consumers only there. A consumer polls the
 //! commit word of its next frame: one cache-line transfer brings header and a small payload, and no counter is shared.
 //!
-//! Reading order: [`layout`](self) for where things stand, `frame.rs`, `producer.rs` (with the safety argument), `pool.rs`,
+//! Reading order: [`layout`](self) for where things stand, `frame.rs`, `extension.rs`, `producer.rs` (with the safety argument), `pool.rs`,
 //! `cursor.rs`, `held.rs`, `links.rs`.
 
 mod allowance;
 mod cursor;
+mod extension;
 mod frame;
 mod glimpse;
 mod held;
@@ -19,6 +20,7 @@ mod pool;
 mod producer;
 
 pub use cursor::{Cursor, CursorFault, CursorSpec, Frame, Payload};
+pub use extension::{Extensions, RequestMark};
 pub use glimpse::{Glimpse, LineState, LogState, glimpse_asleep, glimpse_line};
 pub use held::{Pin, TooManyHeld};
 pub(crate) use layout::FENCING_AT;

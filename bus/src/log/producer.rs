@@ -27,6 +27,7 @@ use crate::atomics::{Fact, Words};
 use crate::line::LineView;
 use crate::protocol::{LinkId, LogShape};
 
+use super::extension::Extensions;
 use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, frame_len};
 use super::layout::{self, Layout};
 use super::links::{Link, Links};
@@ -89,6 +90,16 @@ pub enum NoRoom {
         /// bytes
         limit: u64,
     },
+}
+
+impl NoRoom {
+    /// What it means for the payload behind `front` bytes of extensions.
+    pub(crate) fn behind(self, front: usize) -> NoRoom {
+        match self {
+            NoRoom::TooLong { limit } => NoRoom::TooLong { limit: limit.saturating_sub(front as u64) },
+            other => other,
+        }
+    }
 }
 
 /// One producer of one log. See the module.
@@ -212,14 +223,36 @@ impl<W: Words> Producer<W> {
     /// When `len` is more than there was room for.
     #[inline(always)]
     pub fn commit(&mut self, len: usize) -> u64 {
+        self.append(frame_len(len), CommitWord::new(KIND_DATA, len as u32))
+    }
+
+    /// The same with `extensions`: the payload was written [`Extensions::frame_bytes`] behind the offset that `open` gave, which
+    /// was asked for so many bytes more.
+    ///
+    /// # Panics
+    ///
+    /// As [`commit`](Self::commit).
+    #[inline]
+    pub fn commit_extended(&mut self, len: usize, extensions: &Extensions) -> u64 {
+        let word = CommitWord::new(KIND_DATA, len as u32).with_flags(extensions.flags());
+        let frame_len = frame_len(extensions.frame_bytes() + len);
+        // Checked by `append` as well, but then they would have been written already.
+        assert!(frame_len <= self.end_at - self.next_at, "committed more than was opened");
+        extensions.write(&self.words, self.next_at);
+        self.append(frame_len, word)
+    }
+
+    /// Commits a frame of `frame_len` bytes.
+    #[inline(always)]
+    fn append(&mut self, frame_len: usize, word: CommitWord) -> u64 {
         let at = self.next_at;
-        let next = at + frame_len(len);
+        let next = at + frame_len;
         assert!(next <= self.end_at, "committed more than was opened");
         // Relaxed, both: published by the commit word. Nobody reads behind `at` before.
         self.words.store(next, 0);
         self.words.store(at + 8, self.sequence);
         // PAIRS frame-committed: Release here, Acquire in Cursor::poll.
-        self.words.store_release(at, CommitWord::new(KIND_DATA, len as u32).0, Fact::FrameCommitted);
+        self.words.store_release(at, word.0, Fact::FrameCommitted);
         self.next_at = next;
         // The lines of a later frame, so that they are this core's when it is written.
         self.words.will_write(next + AHEAD);
