@@ -1,6 +1,7 @@
 //! Arguments as typed.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Echo(EchoArgs),
     /// Print who is there: nodes, publications, subscriptions
     List(ListArgs),
+    /// Make the keys of this host, for a bridge to others
+    Keygen(KeygenArgs),
     /// Run the dispatcher of this host, as `nodeset-dispatcher` does
     Dispatcher(Box<nodeset_dispatcher::cli::Args>),
 }
@@ -95,6 +98,14 @@ pub(crate) struct ListArgs {
 
     #[command(flatten)]
     pub(crate) nodeset: AppOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// Where the private key is written, for its owner only; the public one comes beside it, with `.pub` at its end. Nothing is
+    /// overwritten
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -4,6 +4,7 @@
 
 mod args;
 mod echo;
+mod keygen;
 mod links;
 mod list;
 mod publish;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => publish::run(&args),
         Command::Echo(args) => echo::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Keygen(args) => keygen::run(&args),
         Command::Dispatcher(args) => return nodeset_dispatcher::cli::main_with(&args),
     };
     match outcome {

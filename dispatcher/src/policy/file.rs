@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
-use nodeset_bus::topic::{AddressError, Pattern};
+use nodeset_bus::topic::{AddressError, Pattern, check_node_name};
 use serde::Deserialize;
 use thiserror::Error;
 use toml::Spanned;
@@ -47,7 +47,7 @@ pub enum PolicyError {
         /// The name.
         name: String,
     },
-    /// A pattern for topics is not valid.
+    /// A pattern for topics, or the name of a host, is not valid.
     #[error("{}, line {line}", path.display())]
     Pattern {
         /// The file.
@@ -90,6 +90,7 @@ struct RuleText {
     deny: Option<Vec<DeedText>>,
     users: Option<Vec<NameOrNumber>>,
     groups: Option<Vec<NameOrNumber>>,
+    peers: Option<Vec<String>>,
     topics: Option<Vec<String>>,
 }
 
@@ -140,7 +141,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn rule(&self, line: usize, text: RuleText) -> Result<Rule, PolicyError> {
-        let RuleText { allow, deny, users, groups, topics } = text;
+        let RuleText { allow, deny, users, groups, peers, topics } = text;
         let (allow, deeds) = match (allow, deny) {
             (Some(deeds), None) => (true, deeds),
             (None, Some(deeds)) => (false, deeds),
@@ -149,6 +150,7 @@ impl Reader<'_> {
         let empty = deeds.is_empty()
             || users.as_ref().is_some_and(Vec::is_empty)
             || groups.as_ref().is_some_and(Vec::is_empty)
+            || peers.as_ref().is_some_and(Vec::is_empty)
             || topics.as_ref().is_some_and(Vec::is_empty);
         if empty {
             return Err(self.wrong(line, "an empty list fits nothing: leave the key out, or name something"));
@@ -157,9 +159,12 @@ impl Reader<'_> {
         let groups =
             self.numbers(line, "group", groups, |name| Ok(Group::from_name(name)?.map(|it| it.gid.as_raw())))?;
         let topics = topics.map(|all| all.iter().map(|it| Pattern::new(it)).collect::<Result<_, _>>()).transpose();
-        let topics = topics.map_err(|source| PolicyError::Pattern { path: self.path.to_owned(), line, source })?;
+        let topics = topics.map_err(|source| self.address(line, source))?;
+        for peer in peers.iter().flatten() {
+            check_node_name(peer).map_err(|source| self.address(line, source))?;
+        }
         let (publish, subscribe) = (deeds.contains(&DeedText::Publish), deeds.contains(&DeedText::Subscribe));
-        Ok(Rule { line, allow, publish, subscribe, users, groups, topics })
+        Ok(Rule { line, allow, publish, subscribe, users, groups, peers, topics })
     }
 
     fn numbers(
@@ -179,6 +184,10 @@ impl Reader<'_> {
             },
         };
         listed.into_iter().map(number).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn address(&self, line: usize, source: AddressError) -> PolicyError {
+        PolicyError::Pattern { path: self.path.to_owned(), line, source }
     }
 
     fn wrong(&self, line: usize, why: impl Into<String>) -> PolicyError {
@@ -213,6 +222,8 @@ mod tests {
             (rule("allow = [\"publish\"]\ndeny = [\"publish\"]\n"), 2, "either `allow` or `deny`"),
             (rule("allow = []\n"), 2, "an empty list"),
             (rule("allow = [\"publish\"]\ntopics = []\n"), 2, "an empty list"),
+            (rule("allow = [\"publish\"]\npeers = []\n"), 2, "an empty list"),
+            (rule("allow = [\"publish\"]\npeers = [\"b/c\"]\n"), 2, "`b/c` is not"),
             (rule("allow = [\"publish\"]\nusers = [-1]\n"), 4, "a name or a number"),
             (rule("allow = [\"publish\"]\nusers = [\"nobody at all\"]\n"), 2, "there is no user `nobody at all`"),
             (rule("allow = [\"publish\"]\ngroups = [\"none at all\"]\n"), 2, "there is no group `none at all`"),

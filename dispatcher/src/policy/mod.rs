@@ -10,12 +10,17 @@
 //!
 //! [[rule]]
 //! allow = ["subscribe"]
-//! groups = ["operators"]              # without users and groups: everybody
+//! groups = ["operators"]              # without users, groups and peers: everybody
 //! topics = ["arm/*/pose"]             # without topics: all
+//!
+//! [[rule]]
+//! allow = ["publish"]
+//! peers = ["camera-host"]             # other hosts, by name
 //! ```
 //!
-//! A rule fits when it names what is asked for, and the user or one of its groups, and the topic. Who somebody is says the
-//! kernel: the user, the group and the further groups that the process had when it connected.
+//! A rule fits when it names what is asked for, and the user or one of its groups, or the host, and the topic. Who somebody is
+//! says the kernel: the user, the group and the further groups that the process had when it connected; which host it is says
+//! its key. What a host publishes is what arrives from there; what it subscribes is what is sent there.
 //!
 //! [`Policy`] only decides; [`mod@file`] reads it.
 
@@ -53,6 +58,22 @@ pub struct Who<'a> {
     pub gids: &'a [u32],
 }
 
+/// Who may be meant by a rule.
+#[derive(Clone, Copy)]
+enum Asker<'a> {
+    Local(Who<'a>),
+    Peer(&'a str),
+}
+
+impl fmt::Display for Asker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asker::Local(who) => write!(f, "user {}", who.uid),
+            Asker::Peer(name) => write!(f, "host `{name}`"),
+        }
+    }
+}
+
 /// Rules, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -71,9 +92,11 @@ struct Rule {
     allow: bool,
     publish: bool,
     subscribe: bool,
-    /// `None`, as for the groups: not restricted by it. Both `None`: everybody.
+    /// `None`, as for groups and peers: nobody by this key. All `None`: everybody, other hosts included.
     users: Option<Vec<u32>>,
     groups: Option<Vec<u32>>,
+    /// Other hosts, by name.
+    peers: Option<Vec<String>>,
     /// `None`: all.
     topics: Option<Vec<Pattern>>,
 }
@@ -117,19 +140,31 @@ impl Policy {
     ///
     /// Which rule, in which line of which file, forbids it.
     pub fn check(&self, who: Who<'_>, deed: Deed, topic: &Topic) -> Result<(), Denied> {
+        self.decide(Asker::Local(who), deed, topic)
+    }
+
+    /// Whether the host `peer` may do that: publish what then arrives from there, subscribe what is then sent there.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub fn check_peer(&self, peer: &str, deed: Deed, topic: &Topic) -> Result<(), Denied> {
+        self.decide(Asker::Peer(peer), deed, topic)
+    }
+
+    fn decide(&self, who: Asker<'_>, deed: Deed, topic: &Topic) -> Result<(), Denied> {
         let decides = self.rules.iter().find(|rule| rule.fits(who, deed, topic));
         if decides.map_or(self.allow_others, |rule| rule.allow) {
             return Ok(());
         }
         let path = self.path.as_deref().unwrap_or(std::path::Path::new("the policy")).display();
-        let uid = who.uid;
         Err(Denied(match decides {
             Some(Rule { line, .. }) => format!(
-                "user {uid} may not {deed} `{topic}`, because of the rule in {path}, line {line}: use another topic, or have the \
+                "{who} may not {deed} `{topic}`, because of the rule in {path}, line {line}: use another topic, or have the \
                  rule changed and the dispatcher reload it (SIGHUP)"
             ),
             None => format!(
-                "user {uid} may not {deed} `{topic}`, because no rule in {path} allows it: use another topic, or have a rule added \
+                "{who} may not {deed} `{topic}`, because no rule in {path} allows it: use another topic, or have a rule added \
                  and the dispatcher reload it (SIGHUP)"
             ),
         }))
@@ -137,7 +172,7 @@ impl Policy {
 }
 
 impl Rule {
-    fn fits(&self, who: Who<'_>, deed: Deed, topic: &Topic) -> bool {
+    fn fits(&self, who: Asker<'_>, deed: Deed, topic: &Topic) -> bool {
         let named = match deed {
             Deed::Publish => self.publish,
             Deed::Subscribe => self.subscribe,
@@ -145,12 +180,17 @@ impl Rule {
         named && self.fits_who(who) && self.topics.as_ref().is_none_or(|all| all.iter().any(|it| it.matches(topic)))
     }
 
-    fn fits_who(&self, who: Who<'_>) -> bool {
-        let user = self.users.as_ref().map(|users| users.contains(&who.uid));
-        let group = self.groups.as_ref().map(|groups| who.gids.iter().any(|gid| groups.contains(gid)));
-        match (user, group) {
-            (None, None) => true,
-            (user, group) => user == Some(true) || group == Some(true),
+    fn fits_who(&self, who: Asker<'_>) -> bool {
+        let Rule { users, groups, peers, .. } = self;
+        if users.is_none() && groups.is_none() && peers.is_none() {
+            return true;
+        }
+        match who {
+            Asker::Local(Who { uid, gids }) => {
+                users.as_ref().is_some_and(|users| users.contains(&uid))
+                    || groups.as_ref().is_some_and(|groups| gids.iter().any(|gid| groups.contains(gid)))
+            }
+            Asker::Peer(name) => peers.as_ref().is_some_and(|peers| peers.iter().any(|peer| peer == name)),
         }
     }
 }
@@ -223,5 +263,52 @@ groups = [44, 45]
         policy.check(who(1, &[]), Deed::Publish, &topic).unwrap();
         policy.check(who(5, &[2]), Deed::Publish, &topic).unwrap();
         policy.check(who(5, &[5]), Deed::Publish, &topic).unwrap_err();
+    }
+
+    #[test]
+    fn hosts_are_meant_by_their_own_rules_and_those_for_everybody() {
+        let policy = policy(
+            r#"default = "deny"
+
+[[rule]]
+deny = ["subscribe"]
+topics = ["secret/**"]
+
+[[rule]]
+allow = ["publish"]
+peers = ["b", "c"]
+topics = ["camera/**"]
+
+[[rule]]
+allow = ["publish"]
+users = [1]
+peers = ["d"]
+
+[[rule]]
+allow = ["subscribe"]
+users = [0]
+groups = [0]
+
+[[rule]]
+allow = ["subscribe"]
+topics = ["public"]
+"#,
+        );
+        let peer = |name, deed, topic: &str| policy.check_peer(name, deed, &Topic::new(topic).unwrap());
+        peer("b", Deed::Publish, "camera/1").unwrap();
+        peer("d", Deed::Publish, "anything").unwrap();
+        peer("x", Deed::Subscribe, "public").unwrap();
+        policy.check(who(1, &[]), Deed::Publish, &Topic::new("anything").unwrap()).unwrap();
+        for (name, deed, topic, why) in [
+            ("b", Deed::Publish, "arm", "no rule in rules.toml allows it"),
+            ("b", Deed::Subscribe, "camera/1", "no rule in rules.toml allows it"),
+            ("e", Deed::Publish, "camera/1", "no rule in rules.toml allows it"),
+            ("b", Deed::Subscribe, "secret/x", "because of the rule in rules.toml, line 3"),
+        ] {
+            let denied = peer(name, deed, topic).unwrap_err().to_string();
+            assert!(denied.starts_with(&format!("host `{name}` may not {deed} `{topic}`")), "{denied}");
+            assert!(denied.contains(why), "{denied}");
+        }
+        policy.check(who(7, &[]), Deed::Publish, &Topic::new("camera/1").unwrap()).unwrap_err();
     }
 }
