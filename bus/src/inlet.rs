@@ -103,6 +103,19 @@ impl Inlet {
         self.cursor.poll()
     }
 
+    /// Passes over what stands before the newest block, for those who want nothing but the newest message: it is in the next
+    /// ones that are polled, at most [`per_block`](Self::per_block). What was passed over counts as missed. A reliable link
+    /// passes over nothing. Where nothing is to be done, it costs one load.
+    #[inline]
+    pub fn skip_to_newest(&mut self) {
+        self.cursor.skip_to_newest();
+    }
+
+    /// The most messages that a block of the log can hold.
+    pub fn per_block(&self) -> usize {
+        self.cursor.per_block()
+    }
+
     /// The message that was polled last, in place, 16-byte aligned; empty if the last poll gave none.
     ///
     /// Its bytes are what the publisher committed. A publisher that is not trusted could still change them

@@ -182,6 +182,9 @@ fn read_out(cursor: &mut Cursor<SharedWords>) {
     let mut due = 0;
     for _ in 0..MANY {
         cursor.is_ready();
+        if due % 5 == 1 {
+            cursor.skip_to_newest();
+        }
         match cursor.poll() {
             Ok(Some(frame)) => {
                 assert!(frame.sequence >= due, "message {} came again", frame.sequence);
@@ -325,7 +328,10 @@ fn a_log_that_changes_all_the_time_stops_no_reader() {
             let mut copy = AlignedVec::new();
             for _ in 0..40 {
                 let mut cursor = open(&log, 4, reading).unwrap();
-                for _ in 0..500 {
+                for poll in 0..500 {
+                    if poll % 50 == 7 {
+                        cursor.skip_to_newest();
+                    }
                     if let Ok(Some(_)) = cursor.poll() {
                         // Copied, not looked at in place: what changes under a reference is not for safe code.
                         cursor.copy_payload(&mut copy);

@@ -248,6 +248,9 @@ enum Step {
     Leave {
         reader: usize,
     },
+    Skip {
+        reader: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -261,6 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|reliable| Step::Join { reliable }),
         1 => any::<usize>().prop_map(|reader| Step::Demote { reader }),
         1 => any::<usize>().prop_map(|reader| Step::Leave { reader }),
+        1 => any::<usize>().prop_map(|reader| Step::Skip { reader }),
     ]
 }
 
@@ -346,6 +350,7 @@ proptest! {
                     prop_assert!(publication.links.demote(reader.id));
                     reader.reliable = false;
                 }
+                Step::Skip { reader } if count > 0 => readers[reader % count].cursor.skip_to_newest(),
                 Step::Leave { reader } if count > 1 => {
                     let reader = readers.swap_remove(reader % count);
                     let Reader { cursor, id, kept, released, .. } = reader;
@@ -368,6 +373,36 @@ proptest! {
             reader.drain(&publication.published);
             reader.check_kept(&publication.published);
         }
+    }
+}
+
+/// Whoever wants nothing but the newest message finds it behind few others, however much was published since.
+#[test]
+fn who_skips_finds_the_newest_message_in_the_next_block() {
+    let shape = LogShape { block_len: 4096, blocks: 64 };
+    for spread in [0, 32 * 4096] {
+        let retention = Retention { depth: 1, history: 1, prompt: 4 * 4096, spread };
+        let mut publication = Publication::new(shape, retention);
+        let (mut lossy, mut reliable) = (publication.join(false), publication.join(true));
+        let mut lengths = (0..).map(|number| if number % 31 == 0 { 5000 } else { number * 37 % 200 });
+        for round in 0..300 {
+            for _ in 0..round % 40 {
+                publication.publish(lengths.next().unwrap(), Reach::Limit).unwrap();
+            }
+            lossy.cursor.skip_to_newest();
+            let before = lossy.received;
+            while lossy.read(&publication.published) {}
+            assert_eq!(lossy.due, publication.published.len() as u64, "the newest is not there");
+            assert!(lossy.received - before <= lossy.cursor.per_block() as u64);
+            // One that is to have all skips nothing.
+            reliable.cursor.skip_to_newest();
+            while reliable.read(&publication.published) {}
+        }
+        assert!(lossy.cursor.missed() > 0, "nothing was skipped");
+        publication.producer.finish();
+        lossy.cursor.skip_to_newest();
+        lossy.drain(&publication.published);
+        reliable.drain(&publication.published);
     }
 }
 

@@ -281,3 +281,38 @@ fn extensions_come_with_their_frame() {
 fn without_release_a_frame_is_seen_before_its_extensions() {
     extended(Some(Fact::FrameCommitted));
 }
+
+/// A lossy consumer passes over blocks while the producer reuses them: what it reads then is whole, and gaps are exact.
+fn skipping(broken: Option<Fact>) {
+    explore("skip to the newest", 2, move || {
+        let log = LoomWords::log(3, broken, Light::Full);
+        let page = LoomWords::page(broken, Light::Full);
+        let signal = LoomWords::signal(broken, Light::Full);
+        let links = Arc::new(Links::new(LoomWords::private(broken)));
+        let mut producer = Producer::create(log.clone(), SHAPE_3, 1, KEEP_NOTHING, links.clone());
+        let mut reader = cursor(&log, &page, 6, false);
+        links.add(link(6, &page, &signal, false, Arc::new(Silent)));
+        let reading = thread::spawn(move || {
+            let mut expected = 0;
+            for _ in 0..2 {
+                reader.skip_to_newest();
+                read(&mut reader, &mut expected);
+            }
+        });
+        for _ in 0..4 {
+            publish(&mut producer).expect("a lossy consumer never holds a publisher up");
+        }
+        reading.join().expect("reader");
+    });
+}
+
+#[test]
+fn a_consumer_that_skips_reads_nothing_torn() {
+    skipping(None);
+}
+
+#[test]
+#[should_panic]
+fn without_the_consumers_fence_a_skip_meets_a_block_that_goes() {
+    skipping(Some(Fact::LineBeforeFloor));
+}

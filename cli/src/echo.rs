@@ -31,7 +31,7 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), Box<dyn Error>> {
         }
         // Where there are several topics, each message says its own.
         let topic = if sample.topic() == args.topic { String::new() } else { format!("{} ", sample.topic()) };
-        match writeln!(out, "{topic}{}", line(&sample)).and_then(|()| out.flush()) {
+        match writeln!(out, "{topic}{}{}", line(&sample), beside(&sample)).and_then(|()| out.flush()) {
             Ok(()) => printed += 1,
             // Whoever read our output has gone: nothing is left to do.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
@@ -54,6 +54,14 @@ fn line(sample: &Sample<'_, [u8]>) -> String {
             format!("{}: {} of {} bytes:{hex}{more}", sample.publisher(), schema.name(), bytes.len())
         }
     }
+}
+
+/// What was sent beside the message, if anything was: ` (tag 7, 12.5µs old)`.
+fn beside(sample: &Sample<'_, [u8]>) -> String {
+    let tag = sample.tag().map(|tag| format!("tag {tag}"));
+    let age = sample.age().map(|age| format!("{age:.1?} old"));
+    let parts: Vec<_> = tag.into_iter().chain(age).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
 fn escaped(text: &str) -> String {

@@ -82,6 +82,26 @@ fn a_message_crosses_and_the_list_shows_who_is_there() {
 }
 
 #[test]
+fn what_was_sent_beside_a_message_is_shown() {
+    let place = TempDir::new().unwrap();
+    let node = nodeset::Node::builder("robot").socket(place.path().join("d.sock")).embedded().connect().unwrap();
+    // The value of a state, for one who comes later.
+    let mut mode = node.state::<str>("robot/mode").writer().unwrap();
+    mode.set("idle").unwrap();
+    let mut late = Beside::start(nodeset(place.path(), &["echo", "robot/mode", "--history", "1"]));
+    let line = late.line();
+    assert!(line.starts_with("robot: idle (") && line.ends_with("s old)"), "{line}");
+
+    let mut publisher = node.publisher::<str>("robot/log").create().unwrap();
+    let mut echo = Beside::start(nodeset(place.path(), &["echo", "robot/log"]));
+    publisher.wait_for_subscribers(1, DEADLINE).unwrap();
+    publisher.publish_tagged("turned", 7).unwrap();
+    publisher.publish("stood").unwrap();
+    assert_eq!(echo.line(), "robot: turned (tag 7)");
+    assert_eq!(echo.line(), "robot: stood");
+}
+
+#[test]
 fn a_pattern_shows_the_topic_of_each_message() {
     let place = TempDir::new().unwrap();
     let mut all = Beside::start(nodeset(place.path(), &["echo", "machine/**"]));

@@ -70,7 +70,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// The next message; if there is none, the task is woken when there may be one.
-    fn poll_found(&mut self, context: &mut Context<'_>) -> Poll<Result<Found, ReceiveError>> {
+    pub(crate) fn poll_found(&mut self, context: &mut Context<'_>) -> Poll<Result<Found, ReceiveError>> {
         let budget = ready!(poll_proceed(context));
         for _ in 0..LOOKS {
             if let Some(found) = self.poll().transpose() {

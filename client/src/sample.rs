@@ -7,8 +7,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nodeset_bus::inlet::{Frame, Kept};
+use nodeset_bus::clock::Timestamp;
+use nodeset_bus::inlet::{Extensions, Frame, Kept};
 use nodeset_bus::message::{InvalidMessage, Message, Schema};
 use rkyv::util::AlignedVec;
 
@@ -50,6 +52,28 @@ impl<'a, T: Message + ?Sized> Sample<'a, T> {
         &self.port.publisher.node
     }
 
+    /// Name of the host of that node.
+    pub fn host(&self) -> &'a str {
+        &self.port.publisher.host
+    }
+
+    /// When it was published, if its publisher says so ([`PublisherBuilder::timestamps`](crate::PublisherBuilder::timestamps)).
+    pub fn published_at(&self) -> Option<Timestamp> {
+        self.port.inlet.extensions().time
+    }
+
+    /// How long ago it was published, if its publisher says so. Zero rather than negative, where its host's clock is ahead of
+    /// this one's, or was set back.
+    pub fn age(&self) -> Option<Duration> {
+        self.published_at().map(Timestamp::elapsed)
+    }
+
+    /// The number that its publisher sent beside it, if it did
+    /// ([`Publisher::publish_tagged`](crate::Publisher::publish_tagged)).
+    pub fn tag(&self) -> Option<u64> {
+        self.port.inlet.extensions().tag
+    }
+
     /// The topic on which it was published: never a pattern, also when that was subscribed.
     pub fn topic(&self) -> &'a str {
         &self.port.publisher.topic
@@ -79,7 +103,13 @@ impl<'a, T: Message + ?Sized> Sample<'a, T> {
         } else {
             Bytes::Kept(self.port.inlet.keep()?)
         };
-        Ok(OwnedSample { bytes, frame: self.frame, publisher: Arc::clone(&self.port.publisher), view: PhantomData })
+        Ok(OwnedSample {
+            bytes,
+            frame: self.frame,
+            extensions: self.port.inlet.extensions(),
+            publisher: Arc::clone(&self.port.publisher),
+            view: PhantomData,
+        })
     }
 }
 
@@ -109,6 +139,7 @@ where
 pub struct OwnedSample<T: Message + ?Sized> {
     bytes: Bytes,
     frame: Frame,
+    extensions: Extensions,
     publisher: Arc<PublisherInfo>,
     view: PhantomData<Box<T::View>>,
 }
@@ -133,6 +164,28 @@ impl<T: Message + ?Sized> OwnedSample<T> {
     /// Name of the node that published it.
     pub fn publisher(&self) -> &str {
         &self.publisher.node
+    }
+
+    /// Name of the host of that node.
+    pub fn host(&self) -> &str {
+        &self.publisher.host
+    }
+
+    /// When it was published, if its publisher says so ([`PublisherBuilder::timestamps`](crate::PublisherBuilder::timestamps)).
+    pub fn published_at(&self) -> Option<Timestamp> {
+        self.extensions.time
+    }
+
+    /// How long ago it was published, if its publisher says so. Zero rather than negative, where its host's clock is ahead of
+    /// this one's, or was set back.
+    pub fn age(&self) -> Option<Duration> {
+        self.published_at().map(Timestamp::elapsed)
+    }
+
+    /// The number that its publisher sent beside it, if it did
+    /// ([`Publisher::publish_tagged`](crate::Publisher::publish_tagged)).
+    pub fn tag(&self) -> Option<u64> {
+        self.extensions.tag
     }
 
     /// The topic on which it was published: never a pattern, also when that was subscribed.
@@ -171,6 +224,7 @@ impl<T: Message + ?Sized> Clone for OwnedSample<T> {
         OwnedSample {
             bytes: self.bytes.clone(),
             frame: self.frame,
+            extensions: self.extensions,
             publisher: Arc::clone(&self.publisher),
             view: PhantomData,
         }
@@ -189,6 +243,23 @@ where
     }
 }
 
+/// A message that is kept, whose bytes were not checked yet: nobody looks at them before.
+pub(crate) struct Unchecked<T: Message + ?Sized>(OwnedSample<T>);
+
+impl<T: Message + ?Sized> Unchecked<T> {
+    /// Checks it.
+    pub(crate) fn check(self) -> Result<OwnedSample<T>, ReceiveError> {
+        match T::view(self.0.payload()) {
+            Ok(_) => Ok(self.0),
+            Err(source) => Err(ReceiveError::Invalid {
+                topic: Arc::clone(&self.0.publisher.topic),
+                publisher: Arc::clone(&self.0.publisher.node),
+                source,
+            }),
+        }
+    }
+}
+
 impl<T: Message + ?Sized> Subscriber<T> {
     /// What was found, checked.
     #[inline(always)]
@@ -200,6 +271,24 @@ impl<T: Message + ?Sized> Subscriber<T> {
             Ok(view) => Ok(Sample { view, payload, frame: found.frame, port, copied }),
             Err(source) => Err(self.invalid(&found, source)),
         }
+    }
+
+    /// Keeps what was found, before anybody looks at it.
+    pub(crate) fn keep(&mut self, found: &Found) -> Result<Unchecked<T>, ReceiveError> {
+        let copied = self.copy_if_needed(found);
+        let port = &self.ports[found.port];
+        let bytes = if copied {
+            Bytes::Copied(Arc::new(std::mem::take(&mut self.copy)))
+        } else {
+            Bytes::Kept(port.inlet.keep()?)
+        };
+        Ok(Unchecked(OwnedSample {
+            bytes,
+            frame: found.frame,
+            extensions: port.inlet.extensions(),
+            publisher: Arc::clone(&port.publisher),
+            view: PhantomData,
+        }))
     }
 
     #[cold]

@@ -134,7 +134,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Waits until there is something to receive, or the deadline is over.
     #[inline(always)]
-    fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
+    pub(crate) fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
         match self.poll() {
             Ok(None) => self.find_waiting(deadline),
             found => found,
@@ -238,10 +238,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// The next message of any port, in turns.
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Found>, ReceiveError> {
-        if self.shared.is_fresh() {
-            self.take_arrivals();
-            self.give_up_evicted();
-        }
+        self.refresh();
         let mut port = self.next;
         for _ in 0..self.ports.len() {
             if port >= self.ports.len() {
@@ -271,6 +268,15 @@ impl<T: Message + ?Sized> Subscriber<T> {
             }
         }
         Ok(None)
+    }
+
+    /// Takes the links that came.
+    #[inline(always)]
+    pub(crate) fn refresh(&mut self) {
+        if self.shared.is_fresh() {
+            self.take_arrivals();
+            self.give_up_evicted();
+        }
     }
 
     /// A link to a publication that was read before: what lies between is counted, what was had already is left out.

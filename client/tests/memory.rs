@@ -58,7 +58,8 @@ fn calm_down(publisher: &mut Publisher<[u8]>, readers: &mut [(&mut Subscriber<[u
 fn after_a_spike_a_fresh_log_takes_the_place_of_the_long_one() {
     let place = Place::new();
     let (one, other, third) = (place.node("one"), place.node("other"), place.node("third"));
-    let mut publisher = one.publisher::<[u8]>("data").give_back_after(Duration::from_millis(20)).create().unwrap();
+    let builder = one.publisher::<[u8]>("data").give_back_after(Duration::from_millis(20));
+    let mut publisher = builder.timestamps(true).create().unwrap();
     let mut slow = other.subscriber::<[u8]>("data").reliable().create().unwrap();
     let mut also = third.subscriber::<[u8]>("data").reliable().create().unwrap();
     let (mut slow_due, mut also_due) = (0, 0);
@@ -79,6 +80,7 @@ fn after_a_spike_a_fresh_log_takes_the_place_of_the_long_one() {
     publisher.publish(&message(number)).unwrap();
     let sample = late.receive_timeout(DEADLINE).unwrap().unwrap();
     assert_eq!((sample.sequence(), sample.missed_before()), (number, 0));
+    assert!(sample.published_at().is_some(), "messages of the fresh log say when they were published, as before");
 }
 
 #[test]

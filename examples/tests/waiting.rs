@@ -1,4 +1,4 @@
-//! The examples of ways to wait, and the camera: what their headers promise.
+//! The examples of ways to wait, the camera and the state: what their headers promise.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
@@ -48,6 +48,13 @@ fn camera_shows_images() {
 }
 
 #[test]
+fn state_shows_the_newest_value() {
+    let place = TempDir::new().unwrap();
+    let printed = output(env!("CARGO_BIN_EXE_state"), place.path(), &[]);
+    assert_eq!(printed, promised(include_str!("../src/bin/state.rs")));
+}
+
+#[test]
 fn epoll_chats() {
     let place = TempDir::new().unwrap();
     let start = || {
@@ -83,6 +90,7 @@ fn each_explains_its_options() {
         env!("CARGO_BIN_EXE_camera"),
         env!("CARGO_BIN_EXE_epoll"),
         env!("CARGO_BIN_EXE_handlers"),
+        env!("CARGO_BIN_EXE_state"),
     ] {
         let place = TempDir::new().unwrap();
         let help = output(program, place.path(), &["--help"]);

@@ -628,6 +628,35 @@ impl<W: Words> Cursor<W> {
     }
 }
 
+impl<W: Words> Cursor<W> {
+    /// Passes over what stands before the newest block, for those who want nothing but the newest message: it is in the next
+    /// ones that are polled, at most what a block holds. What was passed over counts as missed. A reliable cursor passes over
+    /// nothing. Where nothing is to be done, it costs one load.
+    #[inline]
+    pub fn skip_to_newest(&mut self) {
+        // Relaxed: whoever finds out is the poll that follows. Nowhere, or at the end, there is nothing to leave.
+        if self.place.generation != 0 && self.log.load(layout::CURRENT_AT) > self.place.generation && !self.reliable {
+            self.skip();
+        }
+    }
+
+    /// The most messages that a block can hold.
+    pub fn per_block(&self) -> usize {
+        self.layout.block_len / HEADER_LEN
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn skip(&mut self) {
+        // A newest block that is gone already, or is empty so far: then the message is in the one before, or in a newer one.
+        if self.enter_newest() && self.is_ready() {
+            self.left_block();
+        } else {
+            self.resync();
+        }
+    }
+}
+
 impl<W: Words> Drop for Cursor<W> {
     fn drop(&mut self) {
         self.leave();

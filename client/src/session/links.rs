@@ -200,9 +200,9 @@ impl Table {
         let (of_link, ended) = (Arc::clone(&topic), peer.dead);
         let link = IncomingLink { peer: publisher, topic: of_link, line, tag, reliable, ended, evicted: false };
         subscription.links.insert(id, link);
-        let own = self.core.info().uid;
-        let foreign = peer.uid != own && peer.uid != 0;
-        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), topic, schema, foreign });
+        let own = self.core.info();
+        let foreign = peer.uid != own.uid && peer.uid != 0;
+        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), host: own.host, topic, schema, foreign });
         Ok(Some(Port::new(inlet, publisher)))
     }
 

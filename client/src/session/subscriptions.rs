@@ -49,6 +49,8 @@ impl Port {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) node: Arc<str>,
+    /// Of that node.
+    pub(crate) host: Arc<str>,
     /// Where it publishes: one of those that the subscription means.
     pub(crate) topic: Arc<str>,
     /// What it publishes, for those who read anything.

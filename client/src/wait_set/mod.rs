@@ -26,7 +26,7 @@ pub use source::{Descriptor, Source, Timer};
 
 use crate::error::WaitError;
 use crate::wait::{Ringer, SpinBudget, Ticket, Waiter, timespec};
-use source::{Kind, Member};
+pub(crate) use source::{Kind, Member, Receives};
 
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 64;

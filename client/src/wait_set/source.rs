@@ -14,7 +14,7 @@ use rustix::event::epoll::EventFlags;
 use crate::subscriber::Subscriber;
 use crate::wait::Waiter;
 
-/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`Timer`] or a [`Descriptor`].
+/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Timer`] or a [`Descriptor`].
 #[allow(private_bounds, reason = "nobody else can say how its own types are waited for")]
 pub trait Source: Member {}
 
