@@ -27,6 +27,11 @@ pub enum Fact {
     WaitingBeforeLines,
     /// The consumer's side of [`Fact::WaitingBeforeLines`].
     LineBeforeWaiting,
+    /// `waiting` before `done` (producer of a lane) against `done` before `waiting` (its consumer): a compiler fence in the
+    /// consumer against a `membarrier` of the producer, or a full fence.
+    DoneBeforeWaiting,
+    /// The producer's side of [`Fact::DoneBeforeWaiting`].
+    WaitingBeforeDone,
     /// A changed list of links, by its version: Release where it changes, Acquire in the producer.
     LinksChanged,
     /// Commit before `wake_wanted` (producer): a full fence, or a compiler fence against a `membarrier` of the sleeper.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use rkyv::util::AlignedVec;
 
-use crate::log::{self, Cursor, CursorSpec, Ring};
+use crate::log::{self, Cursor, CursorSpec, Lane, Ring};
 use crate::memory::{Mapping, SharedWords};
 use crate::page::{LayoutError, NodePage, SignalPage};
 use crate::protocol::{LinkId, LogShape, PublicationId};
+use crate::sys;
 use crate::wake::Wish;
 
 pub use crate::log::{CursorFault as InletFault, Extensions, Frame, Kept, TooManyHeld};
@@ -43,6 +44,8 @@ pub struct InletSpec {
     pub slot: u32,
     /// The publisher's bell, rung when it waits for room.
     pub bell: Arc<dyn Ring>,
+    /// The log is a lane, for this link alone, which begins with the message of that sequence.
+    pub lane: Option<u64>,
     /// Called once the inlet and all its pins are gone.
     pub on_released: Box<dyn FnOnce() + Send + Sync>,
 }
@@ -76,6 +79,7 @@ impl Inlet {
             depth: spec.depth,
             history: spec.history,
             bell: spec.bell,
+            lane: spec.lane.map(|first| Lane { first, light: sys::membarrier_register() }),
             on_released: spec.on_released,
         })?;
         // Only a publisher that crosses a border in the very moment makes it fail, so a few tries do.
@@ -143,6 +147,17 @@ impl Inlet {
     /// When this link holds samples in too many blocks.
     pub fn keep(&self) -> Result<Kept, TooManyHeld> {
         self.cursor.keep()
+    }
+
+    /// Whether the log is a lane: for this link alone.
+    #[inline]
+    pub fn is_lane(&self) -> bool {
+        self.cursor.is_lane()
+    }
+
+    /// Of a lane: every message that was polled is handled, nobody else need do it. Nothing in any other log.
+    pub fn handled(&mut self) {
+        self.cursor.handled();
     }
 
     /// Messages lost so far on this link.

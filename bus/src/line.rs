@@ -8,7 +8,7 @@
 //! | `from` | reliable: keep every generation from this one on |
 //! | `at` | the generation being read |
 //! | `held` x 4 | generations in which owned samples live |
-//! | `done` | messages missed so far, for tools (in directed lanes, which miss none: last sequence handled) |
+//! | `done` | messages missed so far, for tools (in a lane, which misses none: sequence of the first message not handled yet) |
 //! | `more` | index of a further line: seven `held` words and a `more` |
 //!
 //! # Who dies where
@@ -112,6 +112,12 @@ impl<W: Words> LineView<W> {
         self.tag.generation(self.page.load_acquire(Self::at(self.line) + FROM, Fact::BlockLeft))
     }
 
+    /// Of a lane: the sequence of the first message that the subscriber has not handled yet; 0 when it does not say.
+    pub(crate) fn done(&self) -> u64 {
+        // Relaxed: a number; the block's reuse hangs on `from` and `at` alone. See Cursor::handled for the wake-up.
+        self.tag.generation(self.page.load(Self::at(self.line) + DONE)).unwrap_or(0)
+    }
+
     /// Adds the generations below `floor` that this link pins to `pins`.
     pub(crate) fn collect_pins(&self, floor: u64, pins: &mut Vec<u64>) {
         let mut add = |word| {
@@ -185,6 +191,20 @@ impl<W: Words> OwnLine<W> {
     pub(crate) fn set_missed(&self, missed: u64) {
         // Relaxed: a tool looks at it, by itself.
         self.page.store(self.at + DONE, self.tag.word(missed.min(GENERATION_MASK)));
+    }
+
+    /// Of a lane: all messages before `sequence` are handled.
+    #[inline]
+    pub(crate) fn set_done(&self, sequence: u64) {
+        // Relaxed: as in `LineView::done`.
+        self.page.store(self.at + DONE, self.tag.word(sequence.min(GENERATION_MASK)));
+    }
+
+    /// The cheap fence between a store to this line and a load from the log, against the other side's `membarrier`.
+    #[inline]
+    pub(crate) fn light_fence(&self, fact: Fact) {
+        // PAIRS words: passed on; the fact and its other side are named by the caller.
+        self.page.light_fence(fact);
     }
 
     /// Fence between a store to this line and a load from the log.

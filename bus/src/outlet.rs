@@ -13,7 +13,8 @@ use crate::footprint::Footprint;
 use crate::log::{self, Extensions, NoRoom, Producer, Reach, Retention};
 use crate::memory::{Mapping, SharedWords};
 use crate::message::{Message, Room, Scratch, WriteError};
-use crate::protocol::{LogShape, PublicationId};
+use crate::page::NodePage;
+use crate::protocol::{LinkId, LogShape, PublicationId};
 use crate::sys;
 use crate::wake::{self, Alarm, QUIET_COMMITS};
 
@@ -21,6 +22,19 @@ use crate::wake::{self, Alarm, QUIET_COMMITS};
 pub type Links = log::Links<SharedWords>;
 /// A link, as the publisher needs it.
 pub type OutletLink = log::Link<SharedWords>;
+
+/// Of a lane: the reader of a link is gone. What it had not handled stays, until the link is taken off the list. Says whether
+/// the link was on it.
+pub fn keep_for_another(links: &Links, id: LinkId) -> bool {
+    struct Nobody;
+    impl log::Ring for Nobody {
+        fn ring(&self) {}
+    }
+    links.keep(id, &NodePage::create(SharedWords::heap(KEEPER_PAGE_LEN)), Arc::new(Nobody))
+}
+
+/// bytes; a page with one line
+const KEEPER_PAGE_LEN: usize = 8192;
 
 /// Why a message was not published. Nothing was lost or sent.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -370,6 +384,17 @@ impl Outlet {
     /// then sleep.
     pub fn arm_room(&mut self) {
         self.producer.arm_room();
+    }
+
+    /// Of a lane: as [`arm_room`](Self::arm_room), for a reader that handles something ([`done`](Self::done)). False where that
+    /// may go unnoticed: then do not sleep long.
+    pub fn arm_done(&mut self) -> bool {
+        self.producer.arm_done()
+    }
+
+    /// Of a lane: sequence of the first message that its reader has not handled yet, as it says.
+    pub fn done(&mut self) -> u64 {
+        self.producer.done()
     }
 
     /// The wait is over.

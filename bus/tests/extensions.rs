@@ -52,6 +52,7 @@ fn link() -> (Outlet, Inlet) {
         signal,
         slot: 0,
         bell,
+        lane: None,
         on_released: Box::new(|| {}),
     });
     (outlet, inlet.unwrap())

@@ -153,6 +153,7 @@ fn open(log: &SharedWords, line: u32, reading: Reading) -> Result<Cursor<SharedW
         depth: reading.depth,
         history: reading.history,
         bell: Arc::new(Bell::default()),
+        lane: None,
         on_released: Box::new(|| {}),
     });
     cursor.map(|mut cursor| {
@@ -397,6 +398,7 @@ fn a_subscriber_that_writes_anything_to_its_page_harms_no_other() {
                 depth: 100,
                 history: 0,
                 bell: Arc::new(Bell::default()),
+                lane: None,
                 on_released: Box::new(|| {}),
             })
             .unwrap();

@@ -114,6 +114,7 @@ impl Publication {
             depth: self.retention.depth,
             history: 0,
             bell: Arc::clone(&self.bell) as Arc<dyn Ring>,
+            lane: None,
             on_released: Box::new(move || {
                 on_released.fetch_add(1, Ordering::Relaxed);
             }),

@@ -36,6 +36,7 @@ fn cursor(log: &LoomWords, page: &LoomWords, tag: u16, reliable: bool) -> Cursor
         depth: 0,
         history: 0,
         bell: Arc::new(Silent),
+        lane: None,
         on_released: Box::new(|| {}),
     })
     .expect("a log")

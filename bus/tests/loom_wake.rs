@@ -49,6 +49,7 @@ fn sleep(name: &'static str, quiet: Option<u32>, before: u64, after: u64, broken
             depth: 0,
             history: 0,
             bell: doorbell.clone(),
+            lane: None,
             on_released: Box::new(|| {}),
         })
         .expect("a log");

@@ -194,6 +194,14 @@ pub enum SubscribeError {
         #[source]
         source: AddressError,
     },
+    /// The weight is not from 1 to 100: correct it.
+    #[error("`{topic}` cannot be subscribed with a weight of {weight}: give one from 1 to 100")]
+    Weight {
+        /// The topic.
+        topic: String,
+        /// As given.
+        weight: u16,
+    },
     /// The message type cannot be described.
     #[error("this type cannot be subscribed: {0}")]
     Schema(#[from] SchemaError),
@@ -253,6 +261,54 @@ pub enum PublishError {
     },
     /// The message never fits: send it in parts, or give the publisher more or longer blocks.
     #[error("a message of {topic} is too long: its log takes at most {limit} bytes; use more or longer blocks")]
+    TooLong {
+        /// The topic.
+        topic: Arc<str>,
+        /// bytes
+        limit: u64,
+    },
+    /// The value cannot be archived.
+    #[error("the message cannot be serialised: {0}")]
+    Unserializable(String),
+}
+
+/// A message for one subscriber was not published. Nothing was sent, nothing is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DeliverError {
+    /// Nobody subscribes the topic: start a subscriber, or wait longer for one (`deadline`).
+    #[error("nobody subscribes `{topic}`{}: start a subscriber", after(waited))]
+    NoSubscriber {
+        /// The topic.
+        topic: Arc<str>,
+        /// How long it was waited for one; zero for the calls that do not wait.
+        waited: Duration,
+    },
+    /// That node does not subscribe the topic: see `nodeset list` for who does.
+    #[error("no node `{node}` subscribes `{topic}`{}: `nodeset list` says who does", after(waited))]
+    NoSuchNode {
+        /// The topic.
+        topic: Arc<str>,
+        /// As asked for.
+        node: Arc<str>,
+        /// How long it was waited for it; zero for the calls that do not wait.
+        waited: Duration,
+    },
+    /// Every subscriber that is meant has as much to do as it may: start another one, allow more (`backlog`), or try again.
+    #[error(
+        "every subscriber of `{topic}` that may get this has too much to do{}, most of all node `{busiest}`",
+        after(waited)
+    )]
+    Full {
+        /// The topic.
+        topic: Arc<str>,
+        /// The node for which most messages wait.
+        busiest: Arc<str>,
+        /// How long it was waited; zero for the calls that do not wait.
+        waited: Duration,
+    },
+    /// The message never fits: send it in parts, or give the publisher more or longer blocks.
+    #[error("a message of {topic} is too long: a lane takes at most {limit} bytes; use more or longer blocks")]
     TooLong {
         /// The topic.
         topic: Arc<str>,

@@ -66,6 +66,7 @@
 mod armed;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod direct;
 mod error;
 mod event;
 mod handlers;
@@ -85,8 +86,10 @@ pub mod wait_set;
 pub use armed::{Armed, Readiness};
 #[cfg(feature = "tokio")]
 pub use asynchronous::Receive;
+pub use direct::{DirectPublisher, DirectPublisherBuilder};
 pub use error::{
-    AdvertiseError, ConnectError, NotEnoughSubscribers, PublishError, ReceiveError, RunError, SubscribeError, WaitError,
+    AdvertiseError, ConnectError, DeliverError, NotEnoughSubscribers, PublishError, ReceiveError, RunError,
+    SubscribeError, WaitError,
 };
 pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use handlers::{HandlerFailure, HandlerId, Outcome, RunEnd, StopHandle};

@@ -15,6 +15,7 @@ use nodeset_bus::topic::Topic;
 
 use tracing::{info, warn};
 
+use crate::direct::DirectPublisherBuilder;
 use crate::error::{AdvertiseError, NotEnoughSubscribers, PublishError};
 use crate::loan::Loan;
 use crate::random;
@@ -617,6 +618,19 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     pub fn link_timeout(mut self, timeout: Duration) -> Self {
         self.link_timeout = timeout;
         self
+    }
+
+    /// Each message goes to *one* subscriber instead of all. Of what was set, blocks (of each lane), deadline, way to wait and link
+    /// timeout are taken over.
+    pub fn direct(self) -> DirectPublisherBuilder<T> {
+        DirectPublisherBuilder::new(
+            self.handle,
+            self.topic,
+            self.plan.shape,
+            self.deadline,
+            self.wait,
+            self.link_timeout,
+        )
     }
 
     /// Makes the publisher. Returns when it is linked to every subscriber of the topic that is there and answers, at the

@@ -26,6 +26,8 @@ const LOOKS: u32 = 64;
 const LOOKS_BEFORE_YIELD: u32 = 4096;
 /// messages that a lossy subscriber goes back when it was lapped
 const DEPTH: u64 = 64;
+/// The most of [`SubscriberBuilder::weight`].
+const MOST_WEIGHT: u16 = 100;
 
 /// Receives messages of type `T` from all publishers of a topic, or of all topics of a pattern.
 ///
@@ -34,6 +36,8 @@ pub struct Subscriber<T: Message + ?Sized> {
     pub(crate) ports: Vec<Port>,
     /// Which port is looked at first.
     next: usize,
+    /// Some links are lanes: their publishers are told what is handled.
+    has_lanes: bool,
     shared: Arc<SubscriptionShared>,
     pub(crate) topic: Arc<str>,
     id: SubscriptionId,
@@ -238,6 +242,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// The next message of any port, in turns.
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Found>, ReceiveError> {
+        if self.has_lanes {
+            self.handled();
+        }
         self.refresh();
         let mut port = self.next;
         for _ in 0..self.ports.len() {
@@ -276,6 +283,13 @@ impl<T: Message + ?Sized> Subscriber<T> {
         if self.shared.is_fresh() {
             self.take_arrivals();
             self.give_up_evicted();
+        }
+    }
+
+    /// Whoever asks for the next message has handled the last one.
+    fn handled(&mut self) {
+        for port in &mut self.ports {
+            port.inlet.handled();
         }
     }
 
@@ -360,6 +374,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// A log that goes on from another one is read after that one.
     fn order_ports(&mut self) {
+        self.has_lanes = self.ports.iter().any(|port| port.inlet.is_lane());
         for at in 0..self.ports.len() {
             let Some(before) = self.ports[at].follows else { continue };
             self.ports[at].behind = self.ports.iter().any(|port| port.inlet.id().publication == before);
@@ -399,6 +414,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
 impl<T: Message + ?Sized> Drop for Subscriber<T> {
     fn drop(&mut self) {
+        // A panic may have ended the handling of the last message: then it is another one's to do.
+        if !std::thread::panicking() {
+            self.handled();
+        }
         self.ports.clear();
         drop(self.shared.close());
         self.handle.core.command(Command::CloseSubscription(self.id));
@@ -441,6 +460,7 @@ pub struct SubscriberBuilder<T: Message + ?Sized> {
     topic: String,
     any_schema: bool,
     reliable: bool,
+    weight: u16,
     depth: u64,
     history: u64,
     wait: WaitStrategy,
@@ -474,6 +494,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             topic: topic.to_owned(),
             any_schema: false,
             reliable: false,
+            weight: 1,
             depth: DEPTH,
             history: 0,
             wait: WaitStrategy::default(),
@@ -492,6 +513,13 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
     /// May lose messages when it is slow, and learns how many; nobody waits for it. The default.
     pub fn lossy(mut self) -> Self {
         self.reliable = false;
+        self
+    }
+
+    /// Its share of what each direct publisher sends ([`DirectPublisher`](crate::DirectPublisher)), beside the other subscribers';
+    /// 1 to 100, default 1. Plain publishers send every message to all.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = weight;
         self
     }
 
@@ -544,6 +572,9 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         if let Err(source) = Selector::new(&self.topic) {
             return Err(SubscribeError::Topic { topic: self.topic, source });
         }
+        if !(1..=MOST_WEIGHT).contains(&self.weight) {
+            return Err(SubscribeError::Weight { topic: self.topic, weight: self.weight });
+        }
         let schema: Option<Schema> = (!self.any_schema).then(T::schema);
         if let Some(schema) = &schema {
             schema.check()?;
@@ -555,6 +586,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         let subscriber = Subscriber {
             ports: Vec::new(),
             next: 0,
+            has_lanes: false,
             shared: Arc::clone(&shared),
             topic: Arc::clone(&topic),
             id: SubscriptionId(random()),
@@ -577,6 +609,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             topic,
             schema,
             reliable: self.reliable,
+            weight: self.weight,
             depth: self.depth,
             history: self.history,
             shared,

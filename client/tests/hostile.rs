@@ -196,6 +196,7 @@ impl FalseDispatcher {
                     schema: Schema::bytes(),
                     shape: if self.draw.chance(4) { self.shape() } else { SHAPE },
                     slot,
+                    lane: self.draw.chance(3).then(|| self.draw.any()),
                     line,
                     tag,
                     reliable,

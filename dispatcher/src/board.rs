@@ -133,7 +133,8 @@ fn link(row: LinkRow, states: &HashMap<PublicationId, LogState>, store: &Store) 
         reliable: row.reliable && !row.demoted,
         demoted: row.demoted,
         behind: line.reads.zip(state).map_or(0, |(reads, state)| state.behind(reads)),
-        missed: line.missed,
+        // A lane misses nothing: the word says how far its reader is.
+        missed: if row.lane { 0 } else { line.missed },
         held: line.held,
         asleep,
     }

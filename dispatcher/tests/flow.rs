@@ -117,8 +117,15 @@ fn a_log_that_is_not_sealed_does_not_exist() {
     let dispatcher = Running::start(directory.path());
     let mut node = RawNode::attach(&dispatcher.path, "one");
     let publication = PublicationId(random());
-    let advertise =
-        Advertise { publication, epoch: 1, topic: "a".to_owned(), schema: Schema::bytes(), shape: SHAPE, slot: None };
+    let advertise = Advertise {
+        publication,
+        epoch: 1,
+        topic: "a".to_owned(),
+        schema: Schema::bytes(),
+        shape: SHAPE,
+        slot: None,
+        lane: None,
+    };
     node.raw.send(&ToDispatcher::Advertise(advertise), &[]);
     node.raw.send(&ToDispatcher::LogReady { publication }, &[]);
     let (code, text) = node.raw.expect_refused(About::Publication(publication));
@@ -139,6 +146,7 @@ fn an_oversized_log_is_refused_with_the_limit() {
         schema: Schema::bytes(),
         shape: LogShape { block_len: 1 << 20, blocks: 1 << 20 },
         slot: None,
+        lane: None,
     };
     node.raw.send(&ToDispatcher::Advertise(advertise.clone()), &[]);
     let (code, text) = node.raw.expect_refused(About::Publication(publication));

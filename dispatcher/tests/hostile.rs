@@ -175,8 +175,13 @@ fn one_that_will_not_hear_is_no_longer_attached() {
 /// Waits until the dispatcher has read what that node said, of which it reads no answer.
 fn has_been_read(node: &RawNode, path: &std::path::Path, what: &str) {
     let topic = format!("barrier-{}", random());
-    let subscribe =
-        Subscribe { subscription: SubscriptionId(random()), topic: topic.clone(), schema: None, reliable: false };
+    let subscribe = Subscribe {
+        subscription: SubscriptionId(random()),
+        topic: topic.clone(),
+        schema: None,
+        reliable: false,
+        weight: 1,
+    };
     node.raw.send(&ToDispatcher::Subscribe(subscribe), &[]);
     wait_for_rows(path, what, |rows| {
         rows.iter().any(|row| matches!(row, Listing::Subscription { topic: found, .. } if *found == topic))
@@ -209,8 +214,15 @@ fn descriptors_that_others_do_not_fetch_delay_and_no_more() {
     let mut hoarder = RawNode::attach(&path, "hoarder");
     let mut other = RawNode::attach(&path, "other");
     let publication = PublicationId(random());
-    let advertise =
-        Advertise { publication, epoch: 1, topic: "a".to_owned(), schema: Schema::bytes(), shape: SHAPE, slot: None };
+    let advertise = Advertise {
+        publication,
+        epoch: 1,
+        topic: "a".to_owned(),
+        schema: Schema::bytes(),
+        shape: SHAPE,
+        slot: None,
+        lane: None,
+    };
     // Each is answered with the same log, which is not fetched.
     const TIMES: usize = 100;
     for _ in 0..TIMES {
@@ -310,8 +322,15 @@ fn without_descriptors_whoever_connects_hears_why() {
     assert!((text.contains("MSG_CTRUNC") || text.contains("memfd_create")) && text.contains("ulimit -n"), "{text}");
     // Those who are there are served: what takes no descriptor is done, what takes one is refused by name.
     let publication = PublicationId(random());
-    let advertise =
-        Advertise { publication, epoch: 1, topic: "c".to_owned(), schema: Schema::bytes(), shape: SHAPE, slot: None };
+    let advertise = Advertise {
+        publication,
+        epoch: 1,
+        topic: "c".to_owned(),
+        schema: Schema::bytes(),
+        shape: SHAPE,
+        slot: None,
+        lane: None,
+    };
     let mut logs = 0;
     let text = loop {
         let advertise = Advertise { publication: PublicationId(publication.0 ^ logs), ..advertise.clone() };
@@ -367,6 +386,7 @@ fn descriptors_of_the_wrong_kind_are_refused_and_harm_nobody_else() {
             schema: Schema::bytes(),
             shape: SHAPE,
             slot: Some(0),
+            lane: None,
         };
         // A page that is none, a log that is none.
         let page = ToDispatcher::Hello(Hello::back(NodeId(random()), "back"));

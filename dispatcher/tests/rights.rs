@@ -20,7 +20,7 @@ use support::*;
 /// Asks for a subscription; what it is answered.
 fn subscribe(node: &mut RawNode, topic: &str) -> Result<(), (RefusalCode, String)> {
     let subscription = SubscriptionId(random());
-    let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema: None, reliable: true };
+    let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema: None, reliable: true, weight: 1 };
     node.raw.send(&ToDispatcher::Subscribe(subscribe), &[]);
     node.raw
         .expect("an answer", |message| match message {
@@ -37,7 +37,7 @@ fn subscribe(node: &mut RawNode, topic: &str) -> Result<(), (RefusalCode, String
 fn advertise(node: &mut RawNode, topic: &str, shape: LogShape) -> Result<LogShape, (RefusalCode, String)> {
     let publication = PublicationId(random());
     let schema = Schema::bytes();
-    let advertise = Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape, slot: None };
+    let advertise = Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape, slot: None, lane: None };
     node.raw.send(&ToDispatcher::Advertise(advertise), &[]);
     node.raw
         .expect("an answer", |message| match message {

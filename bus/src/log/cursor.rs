@@ -97,8 +97,19 @@ pub struct CursorSpec<W: Words> {
     pub history: u64,
     /// The publisher's, rung when it waits for room.
     pub bell: Arc<dyn Ring>,
+    /// The log is a lane: for this cursor alone.
+    pub lane: Option<Lane>,
     /// Called once the cursor and all its pins are gone.
     pub on_released: Box<dyn FnOnce() + Send + Sync>,
+}
+
+/// What is different where a log is for one consumer alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Sequence of the first message that is this consumer's; those before were handled by another one.
+    pub first: u64,
+    /// This process takes part in `membarrier`: what it stores needs no full fence.
+    pub light: bool,
 }
 
 /// See the module.
@@ -116,6 +127,9 @@ pub struct Cursor<W: Words> {
     missed: u64,
     depth: u64,
     reliable: bool,
+    lane: Option<Lane>,
+    /// As told to the publisher of a lane.
+    done: u64,
     /// The first frame after a lap of a reliable cursor reports it.
     evicted: bool,
     publisher_gone: bool,
@@ -186,6 +200,8 @@ impl<W: Words> Cursor<W> {
             missed: 0,
             depth: spec.depth,
             reliable: spec.reliable,
+            lane: spec.lane,
+            done: 0,
             evicted: false,
             publisher_gone: false,
             joining: Some(spec.history),
@@ -194,6 +210,9 @@ impl<W: Words> Cursor<W> {
             last: Payload::default(),
             extended: (Extensions::NONE, 0),
         };
+        if let Some(Lane { first, .. }) = spec.lane {
+            cursor.tell_done(first);
+        }
         cursor.join();
         Ok(cursor)
     }
@@ -344,8 +363,38 @@ impl<W: Words> Cursor<W> {
     fn count_missed(&mut self, missed: u64) {
         if missed > 0 {
             self.missed += missed;
-            self.line.set_missed(self.missed);
+            if self.lane.is_none() {
+                self.line.set_missed(self.missed);
+            }
         }
+    }
+
+    /// Whether the log is for this cursor alone.
+    #[inline]
+    pub fn is_lane(&self) -> bool {
+        self.lane.is_some()
+    }
+
+    /// Of a lane: every message that was polled is handled. Wakes its producer if it waits for that; nothing in any other log.
+    pub fn handled(&mut self) {
+        let Some(Lane { light, .. }) = self.lane.filter(|_| self.done != self.expected) else { return };
+        self.tell_done(self.expected);
+        if light {
+            // PAIRS done-before-waiting: keeps the store of `done` before the load of `waiting`; the producer's side is
+            // Producer::arm_done, whose `membarrier` makes it a full fence.
+            self.line.light_fence(Fact::DoneBeforeWaiting);
+        } else {
+            // PAIRS done-before-waiting: as above, where this process takes no part in `membarrier`.
+            self.line.fence(Fact::DoneBeforeWaiting);
+        }
+        if self.log.load(layout::WAITING_AT) != 0 {
+            self.bell.ring();
+        }
+    }
+
+    fn tell_done(&mut self, sequence: u64) {
+        self.done = sequence;
+        self.line.set_done(sequence);
     }
 
     /// Sequence of the next message that was neither seen nor counted as missed.
@@ -423,7 +472,10 @@ impl<W: Words> Cursor<W> {
         self.pin = OnceCell::new();
         self.last = Payload::default();
         self.place = Place::NOWHERE;
-        self.line.set(FROM, 0);
+        // What a lane's consumer did not handle is kept for another one: the producer decides.
+        if self.lane.is_none() {
+            self.line.set(FROM, 0);
+        }
         self.line.set(AT, 0);
         self.left_block();
     }
@@ -537,7 +589,10 @@ impl<W: Words> Cursor<W> {
             self.place.next_at = next_at;
             behind_last = sequence.saturating_add(1);
         }
-        let wanted = behind_last.saturating_sub(history);
+        let wanted = match self.lane {
+            Some(Lane { first, .. }) => first.min(behind_last),
+            None => behind_last.saturating_sub(history),
+        };
         self.expected = wanted;
         self.wanted = wanted;
         if wanted < behind_last {

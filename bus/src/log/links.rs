@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::atomics::{Fact, Words};
-use crate::line::LineView;
-use crate::page::{PeerPage, SignalPage};
+use crate::line::{FROM, LineView, OwnLine};
+use crate::page::{NodePage, PeerPage, SignalPage};
 use crate::protocol::LinkId;
 
 /// Something that wakes a sleeping process: an eventfd, or a model of one.
@@ -95,6 +95,35 @@ impl<W: Words> Links<W> {
             let before = listed.len();
             listed.retain(|listed| listed.link.id != id);
             listed.len() != before
+        })
+    }
+
+    /// Of a lane: sequence of the first message that a link's reader has not handled, as it says; `None` when the link is not on
+    /// the list.
+    pub fn done(&self, id: LinkId) -> Option<u64> {
+        self.lock().iter().find(|listed| listed.link.id == id).map(|listed| listed.link.view().done())
+    }
+
+    /// Of a lane: the reader of a link is gone. In its place comes a link without a reader, which keeps what that one kept; its
+    /// line is the first of `page`, which nobody else has. Says whether the link was on the list.
+    pub fn keep(&self, id: LinkId, page: &NodePage<W>, bell: Arc<dyn Ring>) -> bool {
+        let Ok(peer) = PeerPage::open(page.words().clone()) else { return false };
+        self.change(|listed| {
+            let Some(other) = listed.iter_mut().find(|listed| listed.link.id == id) else { return false };
+            let (line, tag) = (OwnLine::new(page.words().clone(), 0, other.link.tag), other.link.tag);
+            // One that never entered the log needs all of it.
+            line.set(FROM, other.link.view().from().unwrap_or(1));
+            line.set_done(other.link.view().done());
+            let link = Link {
+                page: peer.clone(),
+                line: 0,
+                tag,
+                reliable: true,
+                bell: Arc::clone(&bell),
+                ..Link::clone(&other.link)
+            };
+            *other = Listed { link: Arc::new(link), ready: false };
+            true
         })
     }
 

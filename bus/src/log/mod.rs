@@ -19,7 +19,7 @@ mod payload;
 mod pool;
 mod producer;
 
-pub use cursor::{Cursor, CursorFault, CursorSpec, Frame, Payload};
+pub use cursor::{Cursor, CursorFault, CursorSpec, Frame, Lane, Payload};
 pub use extension::{Extensions, RequestMark};
 pub use glimpse::{Glimpse, LineState, LogState, glimpse_asleep, glimpse_line};
 pub use held::{Pin, TooManyHeld};

@@ -318,6 +318,22 @@ impl<W: Words> Producer<W> {
         self.words.fence(Fact::WaitingBeforeLines);
     }
 
+    /// Says that the producer of a lane is about to wait for its reader to handle something: look at
+    /// [`done`](Self::done) once more afterwards. False where the reader's part of it may go unnoticed: then do not sleep long.
+    pub fn arm_done(&mut self) -> bool {
+        self.arm_room();
+        // PAIRS done-before-waiting: keeps the store of `waiting` before the load of `done`; the consumer's side is
+        // Cursor::handled.
+        self.words.heavy_fence(Fact::WaitingBeforeDone)
+    }
+
+    /// Of a lane: sequence of the first message that its reader has not handled yet, at most the next one's. What is no
+    /// reader's yet is not handled.
+    pub fn done(&mut self) -> u64 {
+        self.refresh_links();
+        self.reliable.iter().map(|(_, line)| line.done()).min().unwrap_or(0).min(self.sequence)
+    }
+
     /// The wait is over.
     pub fn disarm_room(&mut self) {
         // Relaxed: late, it costs one spare ring.
@@ -473,18 +489,24 @@ impl<W: Words> Producer<W> {
         // PAIRS floor-before-lines: keeps the floor's store before the loads of the list and of every line; the consumer's
         // side is Cursor::enter.
         self.words.fence(Fact::FloorBeforeLines);
-        self.refresh_links();
-        let (needed, slowest) = self.lowest_needed(kept);
-        let floor = needed.min(target).max(self.pool.freed_below());
+        // A line that leaves the list may be another link's at once: then what was read of it means nothing.
+        let (floor, slowest) = loop {
+            self.refresh_links();
+            let (needed, slowest) = self.lowest_needed(kept);
+            let floor = needed.min(target).max(self.pool.freed_below());
+            self.pins.clear();
+            for line in &self.lines {
+                line.collect_pins(floor, &mut self.pins);
+            }
+            if self.links.version() == self.known_version {
+                break (floor, slowest);
+            }
+        };
         if floor != target {
             // Relaxed: it only ever gives back what `target` took; a reader that saw `target` meanwhile goes to a newer block.
             self.words.store(layout::FLOOR_AT, floor);
         }
         self.floor = floor;
-        self.pins.clear();
-        for line in &self.lines {
-            line.collect_pins(floor, &mut self.pins);
-        }
         self.pool.reclaim(floor, &self.pins);
         slowest
     }

@@ -35,6 +35,18 @@
 //!   <- LinkReady
 //! ```
 //!
+//! # The lanes of a direct publication D of node A
+//!
+//! ```text
+//! A                    dispatcher                     B
+//! AdvertiseDirect ->
+//!                             <- Subscribe                  S, of D's topic and type
+//!   <- LaneWanted                                           once a (D, S)
+//! Advertise + lane ->                                       L, a log of its own; linked to S alone, as above
+//! ```
+//!
+//! When S is gone, A may pass what it had not handled on: `PassLane` names another subscription, with which L is linked then.
+//!
 //! It ends by `RemoveLink` to A (B left or died), which A confirms with `LinkRemoved` once its producer no longer looks
 //! at the line, or by `LinkEnded` to B (P was withdrawn or A died). A session that ends while the process lives only
 //! demotes: `Demote` to A.
@@ -91,6 +103,17 @@ id! {
     SubscriptionId
 }
 
+impl PublicationId {
+    /// The lane of a direct publication to that subscription: both ends of a link to come know its name.
+    pub fn lane_to(self, subscription: SubscriptionId) -> PublicationId {
+        // The finaliser of SplitMix64 (Steele, Lea, Flood 2014) mixes two random numbers into one.
+        let mut mixed = self.0.rotate_left(32) ^ subscription.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        PublicationId(mixed ^ mixed >> 31)
+    }
+}
+
 /// Names one link for good: the same publication restarted has another epoch.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId {
@@ -126,6 +149,43 @@ pub struct Advertise {
     pub shape: LogShape,
     /// Its word in the node's signal pages, when handed back; else `None` and the dispatcher assigns one.
     pub slot: Option<u32>,
+    /// It is a lane: for one subscription alone.
+    pub lane: Option<LaneOf>,
+}
+
+/// Whose a lane is.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneOf {
+    /// The direct publication.
+    pub direct: PublicationId,
+    /// The one subscription that it is linked with.
+    pub to: SubscriptionId,
+    /// Sequence of the first message that is for that subscription.
+    pub first: u64,
+}
+
+/// Announces a direct publication: each message goes to one subscription, over a lane. It has no log of its own.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct AdvertiseDirect {
+    /// Which one.
+    pub publication: PublicationId,
+    /// Where it publishes: a plain topic, no pattern.
+    pub topic: String,
+    /// What it publishes.
+    pub schema: Schema,
+}
+
+/// To a direct publisher: a subscription wants a lane.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct LaneWanted {
+    /// Whose.
+    pub publication: PublicationId,
+    /// Which subscription.
+    pub subscription: SubscriptionId,
+    /// Name of its node.
+    pub node: String,
+    /// Its share of the messages.
+    pub weight: u16,
 }
 
 /// Asks for a topic.
@@ -139,6 +199,8 @@ pub struct Subscribe {
     pub schema: Option<Schema>,
     /// Keep everything for this subscriber, or let it lose what it is too slow for.
     pub reliable: bool,
+    /// Its share of what direct publishers send; at least 1.
+    pub weight: u16,
 }
 
 /// Which end of a link its sender is.
@@ -192,6 +254,17 @@ pub enum ToDispatcher {
     HandedBack,
     /// Announces a publication; answered by `LogGranted` (or `Advertised` when handed back) or `Refused`.
     Advertise(Advertise),
+    /// Announces a direct publication; answered by `Advertised` or `Refused`.
+    AdvertiseDirect(AdvertiseDirect),
+    /// That lane is linked with another subscription from now on.
+    PassLane {
+        /// Which lane.
+        publication: PublicationId,
+        /// With whom.
+        to: SubscriptionId,
+        /// Sequence of the first message that is for that one.
+        first: u64,
+    },
     /// The publication's log is mapped, initialised and carries its last seals; answered by `Advertised`.
     LogReady {
         /// Which one.
@@ -372,6 +445,8 @@ pub struct EnterLink {
     pub tag: u16,
     /// Its kind.
     pub reliable: bool,
+    /// The log is a lane, for the receiver alone, and begins for it with the message of that sequence.
+    pub lane: Option<u64>,
 }
 
 /// Why a link ended for its subscriber.
@@ -460,6 +535,8 @@ pub enum ToNode {
         /// Live publications of the topic that carry another type.
         mismatched: Vec<Mismatch>,
     },
+    /// To a direct publisher.
+    LaneWanted(LaneWanted),
     /// An end with another type appeared later.
     Mismatch(Mismatch),
     /// Introduces the node at the other end.

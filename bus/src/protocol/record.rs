@@ -531,6 +531,7 @@ mod tests {
             line: 2,
             tag: 3,
             reliable: true,
+            lane: None,
         });
         let advertise = ToDispatcher::Advertise(Advertise {
             publication: PublicationId(1),
@@ -539,6 +540,7 @@ mod tests {
             schema: Reading::schema(),
             shape: LogShape { block_len: 65536, blocks: 64 },
             slot: Some(7),
+            lane: None,
         });
         [encode(&subscribed), encode(&enter), encode(&advertise), encode(&ToDispatcher::List)].map(Result::unwrap)
     }

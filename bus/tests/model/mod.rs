@@ -98,9 +98,9 @@ impl LoomWords {
         LoomWords::with_messages(len, &live, frames, messages, broken, Light::Full)
     }
 
-    /// A node page. Explored: `asleep`, and of line 0 `from`, `at` and the last `held` word (the first to be used).
+    /// A node page. Explored: `asleep`, and of line 0 `from`, `at`, the last `held` word (the first to be used) and `done`.
     pub(crate) fn page(broken: Option<Fact>, light: Light) -> LoomWords {
-        LoomWords::new(4096 + 64, &[0x40, 4096, 4096 + 8, 4096 + 40], broken, light)
+        LoomWords::new(4096 + 64, &[0x40, 4096, 4096 + 8, 4096 + 40, 4096 + 48], broken, light)
     }
 
     /// A signal page with one word.

@@ -22,6 +22,9 @@ impl Table {
         for publication in self.publications.values_mut() {
             publication.start_over();
         }
+        for (&id, direct) in self.directs.iter().filter(|(_, it)| it.live) {
+            outbox.push_back((direct.advertise(id), Vec::new()));
+        }
         let mut links = Vec::new();
         for (&id, publication) in &self.publications {
             if let Some(log) = publication.log.as_ref().filter(|_| publication.live) {
@@ -52,6 +55,9 @@ impl Table {
         }
         outbox.extend(links.into_iter().map(|link| (ToDispatcher::HeldLink(link), Vec::new())));
         outbox.push_back((ToDispatcher::HandedBack, Vec::new()));
+        for (&id, direct) in self.directs.iter().filter(|(_, it)| !it.live) {
+            outbox.push_back((direct.advertise(id), Vec::new()));
+        }
         for (&id, publication) in self.publications.iter().filter(|(_, it)| !it.live) {
             outbox.push_back((ToDispatcher::Advertise(publication.advertise(id)), Vec::new()));
         }

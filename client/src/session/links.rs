@@ -50,18 +50,19 @@ impl Table {
         say(outbox, answer);
     }
 
-    pub(super) fn link_ready(&mut self, id: LinkId) {
+    pub(super) fn link_ready(&mut self, id: LinkId, outbox: &mut Outbox) {
         let Some(publication) = self.publications.get(&id.publication) else { return };
         let (Some(link), Some(log)) = (publication.links.get(&id), publication.log.as_ref()) else { return };
         let Some(peer) = self.peers.find(link.peer) else { return };
         if log.links.set_ready(id) {
-            publication.shared.ready(id, Arc::clone(&peer.name));
-            debug!(event = "linked", topic = &*publication.topic, subscriber = &*peer.name);
-            self.core.tell(&NodeEvent::Linked {
-                topic: Arc::clone(&publication.topic),
-                peer: Arc::clone(&peer.name),
-                peer_subscribes: true,
-            });
+            let (topic, peer) = (Arc::clone(&publication.topic), Arc::clone(&peer.name));
+            debug!(event = "linked", topic = &*topic, subscriber = &*peer);
+            if publication.lane.is_some() {
+                self.lane_ready(id, peer.clone(), outbox);
+            } else {
+                publication.shared.ready(id, Arc::clone(&peer));
+            }
+            self.core.tell(&NodeEvent::Linked { topic, peer, peer_subscribes: true });
         }
     }
 
@@ -98,13 +99,16 @@ impl Table {
         self.core.tell(&NodeEvent::Evicted { topic, peer });
     }
 
-    pub(super) fn remove_link(&mut self, id: LinkId) {
+    pub(super) fn remove_link(&mut self, id: LinkId, outbox: &mut Outbox) {
         let Some(publication) = self.publications.get_mut(&id.publication) else { return };
         let Some(link) = publication.links.remove(&id) else { return };
-        if let Some(log) = &publication.log {
+        let topic = Arc::clone(&publication.topic);
+        publication.shared.gone(id);
+        if publication.lane.is_some() {
+            self.lane_left(id, outbox);
+        } else if let Some(log) = &publication.log {
             log.links.remove(id);
         }
-        publication.shared.gone(id);
         // The publisher may wait for it.
         self.core.waiter.kick();
         let died = self.peers.is_dead(link.peer);
@@ -112,7 +116,7 @@ impl Table {
             self.peers.mourn(link.peer);
         }
         if let Some(peer) = self.peers.find(link.peer) {
-            let (topic, name) = (Arc::clone(&publication.topic), Arc::clone(&peer.name));
+            let name = Arc::clone(&peer.name);
             debug!(event = "link_ended", topic = &*topic, subscriber = &*name, died);
             self.core.tell(&NodeEvent::LinkEnded { topic, peer: name, peer_subscribes: true, died });
         }
@@ -159,7 +163,7 @@ impl Table {
 
     /// `None` when nobody wants it any more.
     fn try_enter(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>) -> Result<Option<Port>, EnterError> {
-        let EnterLink { link: id, publisher, topic, schema, shape, slot, line, tag, reliable, .. } = enter;
+        let EnterLink { link: id, publisher, topic, schema, shape, slot, line, tag, reliable, lane } = enter;
         let Some(handle) = self.handle.upgrade() else { return Ok(None) };
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription).filter(|it| !it.closed) else {
             return Ok(None);
@@ -187,6 +191,7 @@ impl Table {
             signal,
             slot,
             bell: Arc::clone(&peer.bell) as Arc<dyn log::Ring>,
+            lane,
             on_released: Box::new(move || {
                 // Where the session thread is gone, the kernel tells everybody.
                 let _ = handle.core.command(Command::Released(id, tag));
@@ -249,7 +254,7 @@ impl Table {
                 .filter_map(|(&id, link)| (link.peer == dead).then_some(id))
                 .collect();
             for id in outgoing {
-                self.remove_link(id);
+                self.remove_link(id, outbox);
                 say(outbox, ToDispatcher::LinkRemoved { link: id });
             }
             let incoming: Vec<_> = self

@@ -8,6 +8,7 @@
 mod attach;
 mod connection;
 mod hand_back;
+mod lanes;
 mod links;
 mod nodes;
 mod peers;
@@ -34,6 +35,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, error, info, warn};
 
 pub(crate) use attach::{Attachment, Settings, ask_for_table, attach_first};
+pub(crate) use lanes::{DirectRequest, DirectShared, LaneNews, OpenedLane};
 pub(crate) use publications::{AdvertiseRequest, PublicationShared};
 pub(crate) use subscriptions::{Arrival, Port, Publisher as PublisherInfo, SubscribeRequest, SubscriptionShared};
 
@@ -82,6 +84,11 @@ pub(crate) enum Command {
     Advertise(AdvertiseRequest),
     /// The publication ends.
     Withdraw(PublicationId),
+    AdvertiseDirect(DirectRequest),
+    /// A lane's publisher knows that its reader is gone, and sends nothing more; sequence after its last message.
+    LaneClosed(PublicationId, u64),
+    /// A direct publication ends.
+    WithdrawDirect(PublicationId),
     Subscribe(SubscribeRequest),
     /// The subscriber is gone; its samples may not be.
     CloseSubscription(SubscriptionId),
@@ -223,6 +230,9 @@ impl Session {
             match command {
                 Command::Advertise(request) => self.table.advertise(request, &mut self.outbox),
                 Command::Withdraw(publication) => self.table.withdraw(publication, &mut self.outbox),
+                Command::AdvertiseDirect(request) => self.table.advertise_direct(request, &mut self.outbox),
+                Command::LaneClosed(lane, end) => self.table.lane_closed(lane, end, &mut self.outbox),
+                Command::WithdrawDirect(id) => self.table.withdraw_direct(id, &mut self.outbox),
                 Command::Subscribe(request) => self.table.subscribe(request, &mut self.outbox),
                 Command::CloseSubscription(subscription) => self.table.close(subscription, &mut self.outbox),
                 Command::Evicted(link) => self.table.evicted(link),

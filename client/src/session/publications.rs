@@ -13,6 +13,7 @@ use nodeset_bus::outlet::{Links, Outlet};
 use nodeset_bus::protocol::{Advertise, Expected, LinkId, LogShape, NodeId, PublicationId};
 
 use super::Awaited;
+use super::lanes::Lane;
 use crate::error::AdvertiseError;
 
 /// A publisher is being made.
@@ -147,7 +148,7 @@ pub(super) struct Publication {
     pub(super) shape: LogShape,
     pub(super) retention: Retention,
     pub(super) evict: Option<Evict>,
-    pub(super) give_back_after: Duration,
+    pub(super) give_back_after: Option<Duration>,
     pub(super) follows: Option<PublicationId>,
     pub(super) shared: Arc<PublicationShared>,
     /// Who waits for the dispatcher's answer.
@@ -159,6 +160,8 @@ pub(super) struct Publication {
     pub(super) live: bool,
     /// Its links, as this end holds them.
     pub(super) links: HashMap<LinkId, OutgoingLink>,
+    /// It is one.
+    pub(super) lane: Option<Lane>,
 }
 
 /// A log as the session thread needs it.
@@ -191,7 +194,7 @@ impl Publication {
             shape,
             retention,
             evict,
-            give_back_after,
+            give_back_after: Some(give_back_after),
             follows,
             shared,
             reply: Some(reply),
@@ -199,6 +202,36 @@ impl Publication {
             log: None,
             live: false,
             links: HashMap::new(),
+            lane: None,
+        }
+    }
+
+    /// A lane of a direct publication.
+    pub(super) fn lane(
+        topic: Arc<str>,
+        schema: Schema,
+        shape: LogShape,
+        retention: Retention,
+        shared: Arc<PublicationShared>,
+        lane: Lane,
+    ) -> Publication {
+        Publication {
+            topic,
+            schema,
+            epoch: 1,
+            shape,
+            retention,
+            evict: None,
+            // It is short: it waits for its reader rather than grow.
+            give_back_after: None,
+            follows: None,
+            shared,
+            reply: None,
+            outlet: None,
+            log: None,
+            live: false,
+            links: HashMap::new(),
+            lane: Some(lane),
         }
     }
 
@@ -224,6 +257,7 @@ impl Publication {
             schema: self.schema.clone(),
             shape,
             slot,
+            lane: self.lane.as_ref().map(|lane| lane.of),
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct SubscribeRequest {
     /// `None` reads anything.
     pub(crate) schema: Option<Schema>,
     pub(crate) reliable: bool,
+    pub(crate) weight: u16,
     pub(crate) depth: u64,
     pub(crate) history: u64,
     pub(crate) shared: Arc<SubscriptionShared>,
@@ -185,6 +186,7 @@ pub(super) struct Subscription {
     pub(super) topic: Arc<str>,
     pub(super) schema: Option<Schema>,
     pub(super) reliable: bool,
+    pub(super) weight: u16,
     pub(super) depth: u64,
     pub(super) history: u64,
     pub(super) shared: Arc<SubscriptionShared>,
@@ -216,6 +218,7 @@ pub(super) struct IncomingLink {
 impl Subscription {
     /// What to say to a dispatcher.
     pub(super) fn subscribe(&self, subscription: SubscriptionId) -> Subscribe {
-        Subscribe { subscription, topic: self.topic.to_string(), schema: self.schema.clone(), reliable: self.reliable }
+        let (topic, schema) = (self.topic.to_string(), self.schema.clone());
+        Subscribe { subscription, topic, schema, reliable: self.reliable, weight: self.weight }
     }
 }

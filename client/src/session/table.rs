@@ -18,6 +18,7 @@ use nodeset_bus::sys::Bell;
 use tracing::{debug, warn};
 
 use super::connection::{Attached, Outbox};
+use super::lanes::Direct;
 use super::peers::Peers;
 use super::publications::{AdvertiseRequest, Log, Publication};
 use super::subscriptions::{SubscribeRequest, Subscription};
@@ -31,6 +32,7 @@ pub(super) struct Table {
     /// For the links: whatever came from one keeps the session alive.
     pub(super) handle: Weak<Handle>,
     pub(super) publications: HashMap<PublicationId, Publication>,
+    pub(super) directs: HashMap<PublicationId, Direct>,
     pub(super) subscriptions: HashMap<SubscriptionId, Subscription>,
     pub(super) peers: Peers,
     /// Rung by peers of that user.
@@ -56,6 +58,7 @@ impl Table {
             core,
             handle,
             publications: HashMap::new(),
+            directs: HashMap::new(),
             subscriptions: HashMap::new(),
             peers: Peers::new()?,
             own_bells: HashMap::new(),
@@ -71,6 +74,7 @@ impl Table {
     /// The node leaves: whoever waits for an answer gets none.
     pub(super) fn abandon(&mut self) {
         self.publications.clear();
+        self.directs.clear();
         self.subscriptions.clear();
     }
 
@@ -90,11 +94,13 @@ impl Table {
     }
 
     pub(super) fn subscribe(&mut self, request: SubscribeRequest, outbox: &mut Outbox) {
-        let SubscribeRequest { subscription: id, topic, schema, reliable, depth, history, shared, reply } = request;
+        let SubscribeRequest { subscription: id, topic, schema, reliable, weight, depth, history, shared, reply } =
+            request;
         let subscription = Subscription {
             topic,
             schema,
             reliable,
+            weight,
             depth,
             history,
             shared,
@@ -157,6 +163,7 @@ impl Table {
                 self.subscribed(subscription, expected, mismatched, outbox);
             }
             ToNode::Refused { about, code, text } => self.refused(about, code, text, outbox),
+            ToNode::LaneWanted(wanted) => self.lane_wanted(wanted, outbox),
             ToNode::Mismatch(mismatch) => self.tell_mismatch(mismatch),
             ToNode::Peer(peer) => {
                 let node = peer.name.clone();
@@ -172,11 +179,11 @@ impl Table {
             ToNode::Signal { node } => complain("a publisher", self.peers.signal(node, descriptors)),
             ToNode::ListLink(link) => self.list_link(link, outbox),
             ToNode::EnterLink(link) => self.enter_link(link, descriptors, outbox),
-            ToNode::LinkReady { link } => self.link_ready(link),
+            ToNode::LinkReady { link } => self.link_ready(link, outbox),
             ToNode::LinkLate { link } => self.link_late(link),
             ToNode::Demote { link } => self.demote(link),
             ToNode::RemoveLink { link } => {
-                self.remove_link(link);
+                self.remove_link(link, outbox);
                 say(outbox, ToDispatcher::LinkRemoved { link });
             }
             ToNode::LinkEnded { link, reason } => self.link_ended(link, reason, outbox),
@@ -237,16 +244,24 @@ impl Table {
         mismatched: Vec<Mismatch>,
         outbox: &mut Outbox,
     ) {
+        if self.direct_advertised(id, &expected, &mismatched) {
+            return;
+        }
         let Some(publication) = self.publications.get_mut(&id) else {
             say(outbox, ToDispatcher::Unadvertise { publication: id });
             return;
         };
+        let linked = !expected.is_empty() || !publication.links.is_empty();
         publication.shared.expect(expected);
         let Some(outlet) = publication.outlet.take() else {
             mismatched.into_iter().for_each(|mismatch| self.tell_mismatch(mismatch));
             return;
         };
         publication.live = true;
+        if publication.lane.is_some() {
+            self.lane_advertised(id, outlet, linked, outbox);
+            return;
+        }
         if let Some(Mismatch { topic, node, difference, .. }) = mismatched.into_iter().next() {
             self.fail_publication(id, AdvertiseError::Mismatch { topic, node, difference }, outbox);
         } else if publication.reply.take().is_some_and(|reply| reply.send(Ok(outlet)).is_err()) {
@@ -257,6 +272,7 @@ impl Table {
 
     fn fail_publication(&mut self, id: PublicationId, error: AdvertiseError, outbox: &mut Outbox) {
         let Some(publication) = self.publications.remove(&id) else { return };
+        self.lane_failed(id, &publication, &error);
         if let Some(reply) = publication.reply {
             // Whoever asked may have given up.
             let _ = reply.send(Err(error));
@@ -292,6 +308,19 @@ impl Table {
 
     fn refused(&mut self, about: About, code: RefusalCode, text: String, outbox: &mut Outbox) {
         match about {
+            About::Publication(id) if self.directs.contains_key(&id) => {
+                let Some(direct) = self.directs.get_mut(&id) else { return };
+                let topic = direct.topic().to_string();
+                match direct.reply.take() {
+                    Some(reply) => {
+                        let _ = reply.send(Err(AdvertiseError::Refused { topic, code, text }));
+                    }
+                    None => {
+                        warn!(event = "publication_refused", topic, text);
+                        self.core.tell(&NodeEvent::Refused { reason: format!("publication of `{topic}`: {text}") });
+                    }
+                }
+            }
             About::Publication(id) => {
                 let Some(publication) = self.publications.get(&id) else { return };
                 let topic = publication.topic.to_string();
@@ -336,13 +365,15 @@ impl Table {
     pub(super) fn refuse_waiting(&mut self, code: RefusalCode, text: &str, outbox: &mut Outbox) {
         let publications = self.publications.iter().filter(|(_, it)| !it.live).map(|(&id, _)| About::Publication(id));
         let subscriptions = self.subscriptions.iter().filter(|(_, it)| it.reply.is_some());
-        let waiting: Vec<_> = publications.chain(subscriptions.map(|(&id, _)| About::Subscription(id))).collect();
+        let directs = self.directs.iter().filter(|(_, it)| !it.live).map(|(&id, _)| About::Publication(id));
+        let waiting: Vec<_> =
+            publications.chain(directs).chain(subscriptions.map(|(&id, _)| About::Subscription(id))).collect();
         for about in waiting {
             self.refused(about, code, text.to_owned(), outbox);
         }
     }
 
-    fn tell_mismatch(&self, mismatch: Mismatch) {
+    pub(super) fn tell_mismatch(&self, mismatch: Mismatch) {
         let Mismatch { topic, node, difference, .. } = mismatch;
         warn!(event = "type_mismatch", topic, peer = node, difference);
         self.core.tell(&NodeEvent::Mismatch { topic: topic.into(), peer: node.into(), difference });
@@ -402,7 +433,9 @@ fn make_log(
     }
     let mapping = segment.map_writable().map_err(failed)?;
     let mut outlet = Outlet::create(mapping, shape, publication.epoch, publication.retention);
-    outlet.give_back_after(publication.give_back_after);
+    if let Some(time) = publication.give_back_after {
+        outlet.give_back_after(time);
+    }
     if let Some(follows) = publication.follows {
         outlet.set_follows(follows);
     }

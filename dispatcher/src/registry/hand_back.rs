@@ -267,6 +267,7 @@ impl Registry {
         let unnamed: Vec<_> = node.publications.iter().filter(|it| !self.publications[it].confirmed).copied().collect();
         let unnamed_too: Vec<_> =
             node.subscriptions.iter().filter(|it| !self.subscriptions[it].confirmed).copied().collect();
+        let unnamed_direct: Vec<_> = node.directs.iter().filter(|it| !self.directs[it].confirmed).copied().collect();
         // First the links: the end of one that the node does not hold must not be told to it. Its answer would be taken for
         // one about the link that comes next under the same name.
         for link in self.links_of(id) {
@@ -278,6 +279,7 @@ impl Registry {
             node.handing_back = false;
             node.named.clear();
         }
+        unnamed_direct.into_iter().for_each(|direct| self.drop_direct(direct));
         for publication in unnamed {
             self.drop_publication(publication, EndReason::Withdrawn);
         }
@@ -298,7 +300,9 @@ impl Registry {
             self.settle(link_id);
         }
         self.forgive(id);
+        self.forgive_lanes(id);
         self.join_all(id);
+        self.want_all_lanes(id);
     }
 
     /// A link that an earlier dispatcher made of a pattern, on a topic that the subscriber may not read here, ends at both ends.
@@ -310,7 +314,7 @@ impl Registry {
             return;
         };
         // One that does not answer is asked about when it does.
-        if !subscription.brought || !self.answers(link.subscriber) || self.may_read(subscription, publication) {
+        if !subscription.brought || !self.answers(link.subscriber) || self.may_read(subscription, &publication.topic) {
             return;
         }
         info!(event = "link_withheld", ?id, subscriber = self.name_of(link.subscriber));
@@ -402,7 +406,7 @@ impl Registry {
         if link.reading == SubscriberEnd::Unknown {
             let wanted = self.subscriptions.get(&id.subscription).is_some_and(|it| {
                 it.node == link.subscriber
-                    && it.reliable == link.reliable
+                    && (it.reliable == link.reliable || self.is_lane(id.publication))
                     && self.publications.get(&id.publication).is_some_and(|other| self.wants(it, other))
             });
             let taken = wanted

@@ -100,6 +100,8 @@ pub struct LinkRow {
     pub reliable: bool,
     /// The publisher does not wait for it any more.
     pub demoted: bool,
+    /// Its log is a lane.
+    pub lane: bool,
 }
 
 impl Registry {
@@ -129,6 +131,7 @@ impl Registry {
             tag: it.tag,
             reliable: it.reliable,
             demoted: it.demoted,
+            lane: self.is_lane(id.publication),
         })
     }
 

@@ -28,6 +28,7 @@
 mod action;
 mod hand_back;
 mod input;
+mod lanes;
 mod limits;
 mod lines;
 mod link;
@@ -57,6 +58,7 @@ pub use listing::{LinkRow, ListCursor, PublicationRow};
 pub use quota::Quotas;
 
 use crate::policy::Policy;
+use lanes::Direct;
 use link::Link;
 use node::Node;
 use quota::Accounts;
@@ -101,6 +103,7 @@ pub struct Registry {
     /// Watchers were told that all who could come back have had the time to.
     settled: bool,
     publications: BTreeMap<PublicationId, Publication>,
+    directs: BTreeMap<PublicationId, Direct>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     topics: BTreeMap<String, TopicEnds>,
     /// Subscriptions of anything but a plain topic, by their patterns.
@@ -126,6 +129,7 @@ impl Registry {
             departed: BTreeMap::new(),
             settled: false,
             publications: BTreeMap::new(),
+            directs: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             topics: BTreeMap::new(),
             patterns: PatternIndex::new(),
@@ -171,6 +175,7 @@ impl Registry {
             && self.names.is_empty()
             && self.departed.is_empty()
             && self.publications.is_empty()
+            && self.directs.is_empty()
             && self.subscriptions.is_empty()
             && self.topics.is_empty()
             && self.patterns.is_empty()

@@ -77,6 +77,7 @@ pub(super) struct Node {
     pub(super) signals: BTreeMap<u32, Shared>,
     pub(super) introduced: BTreeMap<NodeId, Introduced>,
     pub(super) publications: BTreeSet<PublicationId>,
+    pub(super) directs: BTreeSet<PublicationId>,
     pub(super) subscriptions: BTreeSet<SubscriptionId>,
 }
 
@@ -103,6 +104,7 @@ impl Node {
             signals: BTreeMap::new(),
             introduced: BTreeMap::new(),
             publications: BTreeSet::new(),
+            directs: BTreeSet::new(),
             subscriptions: BTreeSet::new(),
         }
     }
@@ -187,7 +189,8 @@ impl Registry {
         for shared in node.bells.values_mut().chain(node.signals.values_mut()) {
             shared.told = false;
         }
-        if node.stage != Stage::Ready && node.publications.is_empty() && node.subscriptions.is_empty() {
+        let has_nothing = node.publications.is_empty() && node.directs.is_empty() && node.subscriptions.is_empty();
+        if node.stage != Stage::Ready && has_nothing {
             self.drop_node(id, EndReason::Withdrawn);
             return;
         }
@@ -215,7 +218,9 @@ impl Registry {
         }
         let publications: Vec<_> = node.publications.iter().copied().collect();
         let subscriptions: Vec<_> = node.subscriptions.iter().copied().collect();
+        let directs: Vec<_> = node.directs.iter().copied().collect();
         let counts = [publications.len(), subscriptions.len()];
+        directs.into_iter().for_each(|direct| self.drop_direct(direct));
         for publication in publications {
             self.drop_publication(publication, reason);
         }

@@ -36,8 +36,10 @@ impl Registry {
             return Joined::No;
         };
         let id = LinkId { publication: publication_id, epoch: publication.epoch, subscription: subscription_id };
-        let (publisher, subscriber, reliable) = (publication.node, subscription.node, subscription.reliable);
+        let (publisher, subscriber) = (publication.node, subscription.node);
+        let reliable = subscription.reliable || publication.lane.is_some();
         if !publication.is_live()
+            || publication.lane.is_some_and(|lane| lane.to != subscription_id)
             || !self.wants(subscription, publication)
             || publication.given_up.contains(&subscription_id)
             || self.links.contains_key(&id)
@@ -173,6 +175,7 @@ impl Registry {
             line: link.line,
             tag: link.tag,
             reliable: link.reliable,
+            lane: publication.lane.map(|lane| lane.first),
         };
         self.change(id, |link| link.reading = SubscriberEnd::Asked);
         self.send(link.subscriber, ToNode::EnterLink(enter), vec![Handle::LogOf(id.publication)]);
@@ -274,10 +277,12 @@ impl Registry {
 
     /// The subscriber's session is gone while its process may live: nobody waits for it, its pins stay.
     pub(super) fn demote(&mut self, id: LinkId) {
+        let lane = self.is_lane(id.publication);
         let Some(link) = self.links.get_mut(&id) else { return };
         let heard = matches!(link.reading, SubscriberEnd::Asked | SubscriberEnd::Entered | SubscriberEnd::Unknown);
         let listed = matches!(link.publishing, PublisherEnd::Asked | PublisherEnd::Listed);
-        if link.demoted || !heard || !listed {
+        // A lane holds nobody else back: what its reader has not handled is kept while its process lives.
+        if link.demoted || !heard || !listed || lane {
             return;
         }
         link.demoted = true;
@@ -301,6 +306,10 @@ impl Registry {
         self.halves.remove(&id);
         if let Some(publication) = self.publications.get_mut(&id.publication) {
             publication.links.remove(&id);
+        }
+        if self.is_lane(id.publication) {
+            // Its publisher says whose the rest is.
+            self.never_again(id);
         }
         if let Some(subscription) = self.subscriptions.get_mut(&id.subscription) {
             subscription.links.remove(&id);

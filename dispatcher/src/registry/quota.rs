@@ -63,8 +63,17 @@ impl Quotas {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Item<'a> {
     Node,
-    Publication { topic: &'a str, shape: LogShape },
-    Subscription { topic: &'a str },
+    Publication {
+        topic: &'a str,
+        shape: LogShape,
+    },
+    /// A direct publication: its lanes count for themselves.
+    Direct {
+        topic: &'a str,
+    },
+    Subscription {
+        topic: &'a str,
+    },
 }
 
 impl Item<'_> {
@@ -73,14 +82,14 @@ impl Item<'_> {
         match self {
             Item::Node => Some(NODE_PAGE_LEN),
             Item::Publication { shape, .. } => Some(log::segment_len(*shape)),
-            Item::Subscription { .. } => None,
+            Item::Direct { .. } | Item::Subscription { .. } => None,
         }
     }
 
     fn topic(&self) -> Option<&str> {
         match self {
             Item::Node => None,
-            Item::Publication { topic, .. } | Item::Subscription { topic } => Some(topic),
+            Item::Publication { topic, .. } | Item::Direct { topic } | Item::Subscription { topic } => Some(topic),
         }
     }
 }
@@ -138,7 +147,7 @@ impl Accounts {
         };
         match item {
             Item::Node => count("nodes", has.nodes, may.nodes, "--user-nodes")?,
-            Item::Publication { .. } => {
+            Item::Publication { .. } | Item::Direct { .. } => {
                 count("publications", has.publications, may.publications, "--user-publications")?;
             }
             Item::Subscription { .. } => {
@@ -165,7 +174,7 @@ impl Accounts {
         let has = self.users.entry(uid).or_default();
         match item {
             Item::Node => has.nodes += 1,
-            Item::Publication { .. } => has.publications += 1,
+            Item::Publication { .. } | Item::Direct { .. } => has.publications += 1,
             Item::Subscription { .. } => has.subscriptions += 1,
         }
         if let Some(topic) = item.topic() {
@@ -182,7 +191,7 @@ impl Accounts {
         let Some(has) = self.users.get_mut(&uid) else { return };
         match item {
             Item::Node => has.nodes -= 1,
-            Item::Publication { .. } => has.publications -= 1,
+            Item::Publication { .. } | Item::Direct { .. } => has.publications -= 1,
             Item::Subscription { .. } => has.subscriptions -= 1,
         }
         if let Some(topic) = item.topic() {

@@ -90,9 +90,15 @@ impl Registry {
             ToDispatcher::LogReady { publication } => self.log_ready(session, node, publication),
             ToDispatcher::Unadvertise { publication } => {
                 if self.publications.get(&publication).is_some_and(|it| it.node == node) {
+                    let lane = self.publications[&publication].lane;
                     self.drop_publication(publication, EndReason::Withdrawn);
+                    lane.into_iter().for_each(|lane| self.lane_withdrawn(publication, lane));
+                } else if self.directs.get(&publication).is_some_and(|it| it.node == node) {
+                    self.drop_direct(publication);
                 }
             }
+            ToDispatcher::AdvertiseDirect(direct) => self.advertise_direct(session, node, direct),
+            ToDispatcher::PassLane { publication, to, first } => self.pass_lane(node, publication, to, first),
             ToDispatcher::Subscribe(subscribe) => self.subscribe(session, node, subscribe),
             ToDispatcher::Unsubscribe { subscription } => {
                 if self.subscriptions.get(&subscription).is_some_and(|it| it.node == node) {
@@ -164,6 +170,11 @@ impl Registry {
         for publication in &node.publications {
             if let Some(publication) = self.publications.get_mut(publication) {
                 publication.confirmed = false;
+            }
+        }
+        for direct in &node.directs {
+            if let Some(direct) = self.directs.get_mut(direct) {
+                direct.confirmed = false;
             }
         }
         for subscription in &node.subscriptions {

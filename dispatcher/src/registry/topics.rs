@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use nodeset_bus::log;
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::{
-    About, Advertise, EndReason, Expected, Health, LinkId, LogShape, Mismatch, NodeId, PublicationId, RefusalCode,
-    Subscribe, SubscriptionId, ToNode,
+    About, Advertise, EndReason, Expected, Health, LaneOf, LinkId, LogShape, Mismatch, NodeId, PublicationId,
+    RefusalCode, Subscribe, SubscriptionId, ToNode,
 };
 use nodeset_bus::topic::{Selector, Topic};
 use tracing::{debug, info};
@@ -39,6 +39,8 @@ pub(super) struct Publication {
     pub(super) epoch: u64,
     pub(super) shape: LogShape,
     pub(super) slot: u32,
+    /// It is one.
+    pub(super) lane: Option<LaneOf>,
     pub(super) progress: Progress,
     /// Its node named it since it came back.
     pub(super) confirmed: bool,
@@ -64,6 +66,8 @@ pub(super) struct Subscription {
     /// `None` reads anything.
     pub(super) schema: Option<Schema>,
     pub(super) reliable: bool,
+    /// Its share of what direct publishers send.
+    pub(super) weight: u16,
     /// Its node named it since it came back.
     pub(super) confirmed: bool,
     /// It was brought by a node that was attached elsewhere before.
@@ -75,6 +79,7 @@ pub(super) struct Subscription {
 #[derive(Debug, Default)]
 pub(super) struct TopicEnds {
     pub(super) publications: BTreeSet<PublicationId>,
+    pub(super) directs: BTreeSet<PublicationId>,
     pub(super) subscriptions: BTreeSet<SubscriptionId>,
 }
 
@@ -90,10 +95,12 @@ impl Registry {
             self.advertise_again(session, node, asked, descriptors);
             return;
         }
+        let lane = asked.lane;
         let publication = match self.new_publication(session, node, asked, descriptors) {
             Ok(publication) => publication,
             Err(Failure { code, text }) => {
                 self.refuse(session, About::Publication(id), code, text);
+                lane.into_iter().for_each(|lane| self.lane_refused(lane));
                 return;
             }
         };
@@ -125,6 +132,9 @@ impl Registry {
         let invalid = |text: String| Failure::new(RefusalCode::Invalid, text);
         let topic = Topic::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         asked.schema.check().map_err(|error| invalid(error.to_string()))?;
+        if let Some(lane) = asked.lane {
+            self.check_lane(id, lane)?;
+        }
         self.check_rights(session, Deed::Publish, &topic)?;
         if self.publications.len() >= limits.publications {
             return Err(full("publications", limits.publications, "--max-publications"));
@@ -177,6 +187,7 @@ impl Registry {
             epoch: asked.epoch,
             shape,
             slot,
+            lane: asked.lane,
             progress: if brought { Progress::Checking } else { Progress::Making },
             confirmed: true,
             brought,
@@ -244,7 +255,9 @@ impl Registry {
         let session = self.nodes.get(&publication.node).and_then(|node| node.session);
         match (publication.progress, result) {
             (_, Err(Failure { code, text })) => {
+                let lane = publication.lane;
                 self.drop_publication(id, EndReason::Withdrawn);
+                lane.into_iter().for_each(|lane| self.lane_refused(lane));
                 if let Some(session) = session {
                     self.refuse(session, About::Publication(id), code, text);
                 }
@@ -272,7 +285,10 @@ impl Registry {
         let Some(publication) = self.publications.get(&id) else { return };
         let (node, topic) = (publication.node, publication.topic.clone());
         info!(event = "advertised", publication = %id, node = self.name_of(node), %topic, schema = publication.schema.name());
-        let candidates = self.subscriptions_of(&topic);
+        let candidates = match publication.lane {
+            Some(lane) => vec![lane.to],
+            None => self.subscriptions_of(&topic),
+        };
         let mut made = Vec::new();
         let mut mismatched = Vec::new();
         for subscription in candidates {
@@ -302,9 +318,9 @@ impl Registry {
         if let Some(known) = self.subscriptions.get_mut(&id) {
             let same = known.node == node
                 && known.selector.to_string() == asked.topic
-                && (&known.schema, known.reliable) == (&asked.schema, asked.reliable);
+                && (&known.schema, known.reliable, known.weight) == (&asked.schema, asked.reliable, asked.weight);
             if !same {
-                let text = "that subscription exists with another node, topic, type or kind: draw a new id";
+                let text = "that subscription exists with another node, topic, type, kind or weight: draw a new id";
                 self.refuse(session, About::Subscription(id), RefusalCode::Protocol, text);
                 return;
             }
@@ -334,10 +350,21 @@ impl Registry {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.subscriptions.insert(id);
         }
-        let Subscribe { schema, reliable, .. } = asked;
+        let Subscribe { schema, reliable, weight, .. } = asked;
         let links = BTreeSet::new();
-        self.subscriptions
-            .insert(id, Subscription { node, selector, schema, reliable, confirmed: true, brought, links });
+        self.subscriptions.insert(
+            id,
+            Subscription {
+                node,
+                selector: selector.clone(),
+                schema,
+                reliable,
+                weight,
+                confirmed: true,
+                brought,
+                links,
+            },
+        );
 
         let mut made = Vec::new();
         let mut mismatched = Vec::new();
@@ -352,7 +379,8 @@ impl Registry {
                 Joined::No => {}
             }
         }
-        let expected = self.pending(&made.iter().copied().collect(), |link| link.publisher);
+        let mut expected = self.pending(&made.iter().copied().collect(), |link| link.publisher);
+        self.want_lanes(id, &selector, &mut expected, &mut mismatched);
         self.answer_subscribed(node, id, expected, mismatched);
         for link in made {
             self.settle(link);
@@ -365,6 +393,9 @@ impl Registry {
         let selector = Selector::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         if let Some(schema) = &asked.schema {
             schema.check().map_err(|error| invalid(error.to_string()))?;
+        }
+        if asked.weight == 0 {
+            return Err(invalid("a subscription has a weight of 1 or more".to_owned()));
         }
         let topic = selector.as_topic();
         if let Some(topic) = &topic {
@@ -381,11 +412,11 @@ impl Registry {
     }
 
     /// The user of a node that is in the table.
-    fn uid_of(&self, node: NodeId) -> u32 {
+    pub(super) fn uid_of(&self, node: NodeId) -> u32 {
         self.nodes.get(&node).map_or(u32::MAX, |node| node.identity.uid)
     }
 
-    fn check_topics(&self, topic: &str) -> Result<(), Failure> {
+    pub(super) fn check_topics(&self, topic: &str) -> Result<(), Failure> {
         let limit = self.settings.limits.topics;
         if self.topics.len() >= limit && !self.topics.contains_key(topic) {
             return Err(full("topics", limit, "--max-topics"));
@@ -425,6 +456,7 @@ impl Registry {
                 publication.given_up.remove(&id);
             }
         }
+        self.directs.values_mut().for_each(|direct| direct.forget(id));
         self.want_no_more(id, &subscription.selector);
         for link in subscription.links {
             self.end_reading(link);
@@ -442,7 +474,7 @@ impl Registry {
     pub(super) fn leave_topic(&mut self, topic: &str, leave: impl FnOnce(&mut TopicEnds) -> bool) {
         let Some(ends) = self.topics.get_mut(topic) else { return };
         leave(ends);
-        if ends.publications.is_empty() && ends.subscriptions.is_empty() {
+        if ends.publications.is_empty() && ends.directs.is_empty() && ends.subscriptions.is_empty() {
             self.topics.remove(topic);
         }
     }
@@ -462,7 +494,7 @@ impl Registry {
     }
 
     /// Answers with both lists; with several answers, which add up, when they do not fit into one record.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         node: NodeId,
         expected: Vec<Expected>,
@@ -505,7 +537,7 @@ impl Registry {
     }
 }
 
-fn full(what: &str, limit: usize, option: &str) -> Failure {
+pub(super) fn full(what: &str, limit: usize, option: &str) -> Failure {
     let text = format!("this dispatcher takes {limit} {what}: end some, or start it with a higher {option}");
     Failure::new(RefusalCode::Limit, text)
 }

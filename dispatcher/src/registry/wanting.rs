@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::policy::Deed;
 
 use super::Registry;
-use super::topics::{Publication, Subscription};
+use super::topics::{Publication, Subscription, TopicEnds};
 
 impl Registry {
     /// Enters a subscription where publications look for it.
@@ -50,38 +50,47 @@ impl Registry {
 
     /// The publications on topics that are meant. Looks at all topics that begin with what stands before the first wildcard.
     pub(super) fn publications_on(&self, selector: &Selector) -> Vec<PublicationId> {
-        if let Some(topic) = selector.pattern().as_topic() {
-            let ends = self.topics.get(topic.as_str()).into_iter();
-            return ends.flat_map(|ends| &ends.publications).copied().collect();
-        }
-        let prefix = selector.pattern().literal_prefix();
-        let topics = self.topics.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        let publications = topics
-            .take_while(|(topic, _)| topic.starts_with(prefix))
-            .flat_map(|(_, ends)| &ends.publications)
-            .filter(|id| self.publications.get(id).is_some_and(|it| selector.matches(&it.topic)));
-        publications.copied().collect()
+        let publications = self.topics_on(selector).flat_map(|ends| &ends.publications);
+        let meant = publications.filter(|id| self.publications.get(id).is_some_and(|it| selector.matches(&it.topic)));
+        meant.copied().collect()
+    }
+
+    /// The topics among which those that are meant are.
+    pub(super) fn topics_on(&self, selector: &Selector) -> impl Iterator<Item = &TopicEnds> {
+        let plain = selector.pattern().as_topic();
+        let prefix = match &plain {
+            Some(topic) => topic.as_str().to_owned(),
+            None => selector.pattern().literal_prefix().to_owned(),
+        };
+        let is_plain = plain.is_some();
+        let topics = self.topics.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        topics
+            .take_while(move |(topic, _)| if is_plain { **topic == prefix } else { topic.starts_with(&prefix) })
+            .map(|(_, ends)| ends)
     }
 
     /// Whether a publication is one of those that a subscription wants and its node may read.
     pub(super) fn wants(&self, subscription: &Subscription, publication: &Publication) -> bool {
-        let selector = &subscription.selector;
-        selector.matches(&publication.topic)
-            && self.wants_node(selector, publication.node)
-            && self.may_read(subscription, publication)
+        self.wants_of(subscription, &publication.topic, publication.node)
     }
 
-    /// Whether its node may read a publication that a subscription means; what was subscribed as a plain topic it may.
-    pub(super) fn may_read(&self, subscription: &Subscription, publication: &Publication) -> bool {
+    /// The same of what that node publishes there.
+    pub(super) fn wants_of(&self, subscription: &Subscription, topic: &Topic, publisher: NodeId) -> bool {
+        let selector = &subscription.selector;
+        selector.matches(topic) && self.wants_node(selector, publisher) && self.may_read(subscription, topic)
+    }
+
+    /// Whether its node may read a topic that a subscription means; what was subscribed as a plain topic it may.
+    pub(super) fn may_read(&self, subscription: &Subscription, topic: &Topic) -> bool {
         let selector = &subscription.selector;
         if selector.as_topic().is_some() {
             return true;
         }
         let Some(session) = self.nodes.get(&subscription.node).and_then(|node| node.session) else { return false };
-        match self.check_rights(session, Deed::Subscribe, &publication.topic) {
+        match self.check_rights(session, Deed::Subscribe, topic) {
             Ok(()) => true,
             Err(denied) => {
-                debug!(event = "not_linked", pattern = %selector, topic = %publication.topic, reason = denied.text);
+                debug!(event = "not_linked", pattern = %selector, %topic, reason = denied.text);
                 false
             }
         }

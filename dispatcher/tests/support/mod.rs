@@ -414,7 +414,8 @@ impl RawNode {
     /// Makes a publication; gives what `Advertised` said.
     pub(crate) fn publish(&mut self, topic: &str, schema: Schema) -> (Advertise, u32, Vec<Expected>, Vec<Mismatch>) {
         let publication = PublicationId(random());
-        let advertise = Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None };
+        let advertise =
+            Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None, lane: None };
         self.raw.send(&ToDispatcher::Advertise(advertise.clone()), &[]);
         let (slot, mut descriptors) = self.raw.expect("LogGranted", |message| match message {
             ToNode::LogGranted { publication: granted, shape, slot } if *granted == publication => {
@@ -446,7 +447,7 @@ impl RawNode {
         schema: Option<Schema>,
     ) -> (Subscribe, Vec<Expected>, Vec<Mismatch>) {
         let subscription = SubscriptionId(random());
-        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true };
+        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1 };
         self.raw.send(&ToDispatcher::Subscribe(subscribe.clone()), &[]);
         let ((expected, mismatched), _) = self.raw.expect("Subscribed", |message| match message {
             ToNode::Subscribed { subscription: live, expected, mismatched } if *live == subscription => {

@@ -85,6 +85,11 @@ impl Registry {
             assert!(publication.given_up.iter().all(|it| self.subscriptions.contains_key(it)));
             assert!(slots.insert((publication.node, publication.slot)), "two publications have one slot");
         }
+        for (id, direct) in &self.directs {
+            assert!(self.nodes[&direct.node].directs.contains(id));
+            assert!(self.topics[direct.topic.as_str()].directs.contains(id));
+            assert!(direct.given_up().iter().all(|it| self.subscriptions.contains_key(it)));
+        }
         let mut patterns = 0;
         for (id, subscription) in &self.subscriptions {
             assert!(self.nodes[&subscription.node].subscriptions.contains(id));
@@ -96,7 +101,9 @@ impl Registry {
         }
         assert_eq!(self.patterns.len(), patterns, "subscriptions that are gone are still looked for");
         for (topic, ends) in &self.topics {
-            assert!(!ends.publications.is_empty() || !ends.subscriptions.is_empty(), "{topic} is nobody's");
+            let nobodys = ends.publications.is_empty() && ends.directs.is_empty() && ends.subscriptions.is_empty();
+            assert!(!nobodys, "{topic} is nobody's");
+            assert!(ends.directs.iter().all(|it| self.directs.contains_key(it)));
             assert!(ends.publications.iter().all(|it| self.publications.contains_key(it)));
             assert!(ends.subscriptions.iter().all(|it| self.subscriptions.contains_key(it)));
         }
@@ -112,6 +119,7 @@ impl Registry {
                 assert!(node.named.is_empty() && !node.handing_back);
             }
             assert!(node.publications.iter().all(|it| self.publications.contains_key(it)));
+            assert!(node.directs.iter().all(|it| self.directs.contains_key(it)));
             assert!(node.subscriptions.iter().all(|it| self.subscriptions.contains_key(it)));
             // What a node knows of others ends with the last link that they share.
             for peer in node.introduced.keys() {

@@ -3,6 +3,7 @@
 mod ends;
 mod hand_back;
 mod invariants;
+mod lanes;
 mod link_life;
 mod model;
 mod naming;
@@ -191,7 +192,7 @@ impl Table {
 
     fn advertise(&mut self, topic: &str, schema: Schema) -> Advertise {
         let publication = PublicationId(self.fresh_id());
-        Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None }
+        Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None, lane: None }
     }
 
     /// A publication that is live.
@@ -204,7 +205,7 @@ impl Table {
 
     fn subscribe(&mut self, node: &Who, topic: &str, schema: Option<Schema>) -> Subscribe {
         let subscription = SubscriptionId(self.fresh_id());
-        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true };
+        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1 };
         self.say(node.session, ToDispatcher::Subscribe(subscribe.clone()));
         subscribe
     }
@@ -342,6 +343,7 @@ fn names(heard: &[ToNode]) -> Vec<&'static str> {
             ToNode::LogGranted { .. } => "LogGranted",
             ToNode::Advertised { .. } => "Advertised",
             ToNode::Subscribed { .. } => "Subscribed",
+            ToNode::LaneWanted(_) => "LaneWanted",
             ToNode::Mismatch(_) => "Mismatch",
             ToNode::Peer(_) => "Peer",
             ToNode::ForgetPeer { .. } => "ForgetPeer",

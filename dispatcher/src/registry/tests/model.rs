@@ -201,7 +201,8 @@ impl Host {
             Step::Subscribe { node, selector, schema, reliable } => {
                 let subscription = SubscriptionId(self.table.fresh_id());
                 let schema = schema.map(|text| if text { Schema::text() } else { Schema::bytes() });
-                let subscribe = Subscribe { subscription, topic: SELECTORS[selector].to_owned(), schema, reliable };
+                let subscribe =
+                    Subscribe { subscription, topic: SELECTORS[selector].to_owned(), schema, reliable, weight: 1 };
                 let node = &mut self.nodes[node];
                 node.say(ToDispatcher::Subscribe(subscribe.clone()));
                 node.subscriptions.insert(subscription, (subscribe, false));
@@ -572,6 +573,7 @@ impl Node {
                 Some((_, live)) => *live = true,
                 None => self.say(ToDispatcher::Unsubscribe { subscription }),
             },
+            ToNode::LaneWanted(wanted) => panic!("nobody publishes directly here: {wanted:?}"),
             ToNode::Peer(peer) => {
                 self.peers.entry(peer.node).or_insert(false);
             }

@@ -180,6 +180,7 @@ fn lines_of_a_page_are_limited() {
                 topic: "a".to_owned(),
                 schema: None,
                 reliable: false,
+                weight: 1,
             }),
             descriptors: 0,
         },

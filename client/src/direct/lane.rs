@@ -1,0 +1,72 @@
+//! One lane, as its publisher holds it.
+
+use std::sync::Arc;
+
+use nodeset_bus::log::{NoRoom, Reach};
+use nodeset_bus::message::Message;
+use nodeset_bus::outlet::{Outlet, OutletError};
+use nodeset_bus::protocol::PublicationId;
+
+use crate::session::OpenedLane;
+
+/// See the module.
+pub(super) struct Lane {
+    pub(super) id: PublicationId,
+    /// Name of its subscriber's node.
+    pub(super) node: Arc<str>,
+    pub(super) weight: u16,
+    pub(super) outlet: Outlet,
+    /// Its subscriber is in it: before that nothing is sent.
+    pub(super) ready: bool,
+    /// Messages that may still be sent before what is handled is looked up again.
+    credit: u64,
+}
+
+/// Why a lane did not take a message.
+pub(super) enum Refusal {
+    /// Its subscriber has too much to do.
+    Full,
+    /// No lane will ever take it.
+    Never(OutletError),
+}
+
+impl Lane {
+    pub(super) fn new(opened: OpenedLane) -> Lane {
+        let OpenedLane { id, node, weight, outlet } = opened;
+        Lane { id, node, weight, outlet: *outlet, ready: false, credit: 0 }
+    }
+
+    /// Publishes on it, unless `most` messages wait in it or its log has no room.
+    #[inline]
+    pub(super) fn try_publish<T: Message + ?Sized>(&mut self, message: &T, most: u64) -> Result<(), Refusal> {
+        if !self.has_credit(most) {
+            return Err(Refusal::Full);
+        }
+        match self.outlet.try_publish(message, Reach::Prompt) {
+            Ok(_) => {
+                self.credit -= 1;
+                Ok(())
+            }
+            Err(OutletError::NoRoom(NoRoom::Behind(_) | NoRoom::Full(_) | NoRoom::Outgrown)) => Err(Refusal::Full),
+            Err(never) => Err(Refusal::Never(never)),
+        }
+    }
+
+    #[inline]
+    fn has_credit(&mut self, most: u64) -> bool {
+        self.credit > 0 || self.look(most)
+    }
+
+    /// How much its subscriber has handled meanwhile. Says whether it may get more.
+    #[cold]
+    #[inline(never)]
+    fn look(&mut self, most: u64) -> bool {
+        self.credit = if self.ready { most.saturating_sub(self.waiting()) } else { 0 };
+        self.credit > 0
+    }
+
+    /// Messages in it that are not handled.
+    pub(super) fn waiting(&mut self) -> u64 {
+        self.outlet.next_sequence() - self.outlet.done()
+    }
+}

@@ -1,0 +1,478 @@
+//! Publishers whose messages each go to one subscriber.
+//!
+//! Each subscriber has a *lane*: a log of its own, on which nobody else's messages stand. So a message is written once, read in
+//! place, and a slow subscriber holds up nobody: its lane fills, and is passed over.
+//!
+//! Reading order: [`schedule`] (whose turn it is), [`lane`], this module; the session's part is `session/lanes.rs`.
+
+mod lane;
+mod schedule;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+use nodeset_bus::log::NoRoom;
+use nodeset_bus::log::{self, MIN_BLOCKS, Retention};
+use nodeset_bus::message::Message;
+use nodeset_bus::outlet::OutletError;
+use nodeset_bus::protocol::{LogShape, PublicationId};
+use nodeset_bus::topic::Topic;
+use tracing::warn;
+
+use crate::error::{AdvertiseError, DeliverError, NotEnoughSubscribers};
+use crate::publisher::ANSWER_TIMEOUT;
+use crate::random;
+use crate::session::{Command, DirectRequest, DirectShared, Handle, LaneNews};
+use crate::wait::WaitStrategy;
+use lane::{Lane, Refusal};
+use schedule::Schedule;
+
+/// Messages that may wait for one subscriber.
+const BACKLOG: u64 = 1024;
+/// How long a publisher that finds all lanes full looks again and again before it sleeps.
+const PATIENCE: Duration = Duration::from_micros(200);
+/// Where the kernel offers no `membarrier`, a sleeper looks by itself so often.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Publishes messages of type `T` on one topic, each to *one* of its subscribers: in turns, by their weights
+/// ([`SubscriberBuilder::weight`](crate::SubscriberBuilder::weight)), or to the node that is named.
+///
+/// Subscribers need do nothing special: whoever subscribes the topic is one, reliable or not, and loses nothing. A message is
+/// *handled* when its subscriber asks for the next one (or is dropped, but not by a panic). A subscriber with too much to do
+/// ([`backlog`](DirectPublisherBuilder::backlog)) is passed over.
+///
+/// When a subscriber dies, what it had not handled is lost, and counted ([`lost`](Self::lost)); or, with
+/// [`redeliver`](DirectPublisherBuilder::redeliver), goes to another one, in the order in which it was sent. Such a message may
+/// be handled twice, if the subscriber died between handling it and asking for the next one.
+///
+/// Dropped, it ends the publication: its subscribers get what was published, then learn the end.
+///
+/// ```
+/// use nodeset::Node;
+///
+/// let node = Node::builder("jobs").instance("doc-direct").embedded().connect()?;
+/// let mut ann = node.subscriber::<str>("jobs").create()?;
+/// let mut bob = node.subscriber::<str>("jobs").create()?;
+/// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+/// for job in ["dig", "sow", "reap", "rest"] {
+///     jobs.publish(job)?;
+/// }
+/// for worker in [&mut ann, &mut bob] {
+///     assert!(worker.receive()?.len() > 2);
+///     assert!(worker.try_receive()?.is_some());
+///     assert!(worker.try_receive()?.is_none(), "two for each");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct DirectPublisher<T: Message + ?Sized> {
+    lanes: Vec<Lane>,
+    schedule: Schedule,
+    id: PublicationId,
+    topic: Arc<str>,
+    shared: Arc<DirectShared>,
+    handle: Arc<Handle>,
+    /// messages that may wait in a lane
+    backlog: u64,
+    redeliver: bool,
+    deadline: Duration,
+    wait: WaitStrategy,
+    lost: u64,
+    messages: PhantomData<fn(&T)>,
+}
+
+/// Which lanes a message may go to.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Any,
+    /// One of that node's.
+    Node(&'a str),
+}
+
+impl<T: Message + ?Sized> DirectPublisher<T> {
+    /// Publishes a message to the subscriber whose turn it is, of those that do not have too much to do. While there is none, it
+    /// waits for one, up to the publisher's deadline (1 s unless set).
+    ///
+    /// # Errors
+    ///
+    /// See [`DeliverError`]; the message was not sent then.
+    #[inline]
+    pub fn publish(&mut self, message: &T) -> Result<(), DeliverError> {
+        match self.attempt(message, To::Any) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.retry(message, To::Any, refusal),
+        }
+    }
+
+    /// As [`publish`](Self::publish), but never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    #[inline]
+    pub fn try_publish(&mut self, message: &T) -> Result<(), DeliverError> {
+        self.attempt(message, To::Any).map_err(|refusal| self.explain(refusal, To::Any, Duration::ZERO))
+    }
+
+    /// Publishes a message to a subscriber of that node: to one of them, in turns, if it has several. `node` is its name, or
+    /// `name@local`; with the name that further nodes share (`worker` of `worker-2`) any of these is meant. Waits as
+    /// [`publish`](Self::publish) does, also for the node to come.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeliverError`]; the message was not sent then.
+    pub fn publish_to(&mut self, node: &str, message: &T) -> Result<(), DeliverError> {
+        let to = To::Node(node.strip_suffix("@local").unwrap_or(node));
+        match self.attempt(message, to) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.retry(message, to, refusal),
+        }
+    }
+
+    /// As [`publish_to`](Self::publish_to), but never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn try_publish_to(&mut self, node: &str, message: &T) -> Result<(), DeliverError> {
+        let to = To::Node(node.strip_suffix("@local").unwrap_or(node));
+        self.attempt(message, to).map_err(|refusal| self.explain(refusal, to, Duration::ZERO))
+    }
+
+    /// How many subscribers there are, as of the last message.
+    pub fn subscribers(&mut self) -> usize {
+        self.take_news();
+        self.lanes.iter().filter(|lane| lane.ready).count()
+    }
+
+    /// Names of the subscribers' nodes whose lanes are on their way.
+    pub fn pending(&self) -> Vec<Arc<str>> {
+        self.shared.links.pending()
+    }
+
+    /// Waits until there are at least `wanted` subscribers. Returns how many there are.
+    ///
+    /// # Errors
+    ///
+    /// When there are fewer after `timeout`.
+    pub fn wait_for_subscribers(&self, wanted: usize, timeout: Duration) -> Result<usize, NotEnoughSubscribers> {
+        let found = self.shared.links.wait_ready(wanted, Instant::now() + timeout);
+        if found >= wanted {
+            return Ok(found);
+        }
+        Err(NotEnoughSubscribers { topic: Arc::clone(&self.topic), wanted, found, waited: timeout })
+    }
+
+    /// Messages that were sent to subscribers which left or died without having handled them, and that went to nobody else.
+    pub fn lost(&mut self) -> u64 {
+        self.take_news();
+        self.lost
+    }
+
+    /// Messages that wait for each subscriber, by the name of its node.
+    pub fn waiting(&mut self) -> Vec<(Arc<str>, u64)> {
+        self.take_news();
+        self.lanes.iter_mut().map(|lane| (Arc::clone(&lane.node), lane.waiting())).collect()
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// One turn for each lane that is meant, until one takes the message.
+    #[inline]
+    fn attempt(&mut self, message: &T, to: To<'_>) -> Result<(), Refusal> {
+        if self.shared.is_fresh() {
+            self.take_news();
+        }
+        let backlog = self.backlog;
+        for _ in 0..self.schedule.len() {
+            let Some(turn) = self.schedule.next() else { break };
+            let lane = &mut self.lanes[turn];
+            if let To::Node(node) = to {
+                if !is_of(&lane.node, node) {
+                    continue;
+                }
+            }
+            match lane.try_publish(message, backlog) {
+                Err(Refusal::Full) => {}
+                other => return other,
+            }
+        }
+        Err(Refusal::Full)
+    }
+
+    /// Waits until a lane takes the message, or the deadline is over.
+    #[cold]
+    #[inline(never)]
+    fn retry(&mut self, message: &T, to: To<'_>, refusal: Refusal) -> Result<(), DeliverError> {
+        if let Refusal::Never(_) = refusal {
+            return Err(self.explain(refusal, to, Duration::ZERO));
+        }
+        let since = Instant::now();
+        let deadline = since.checked_add(self.deadline);
+        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        // Whoever is only just behind catches up sooner than a sleeper wakes.
+        while since.elapsed() < PATIENCE || (self.wait != WaitStrategy::Block && !is_over()) {
+            std::thread::yield_now();
+            match self.attempt(message, to) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Full) => {}
+                Err(never) => return Err(self.explain(never, to, since.elapsed())),
+            }
+        }
+        let waiter = Arc::clone(&self.handle.core.waiter);
+        let mut ticket = waiter.ticket();
+        let outcome = loop {
+            let heard = self.arm();
+            match self.attempt(message, to) {
+                Ok(()) => break Ok(()),
+                Err(Refusal::Full) => {}
+                Err(never) => break Err(never),
+            }
+            if is_over() {
+                break Err(Refusal::Full);
+            }
+            let at_most = (!heard).then_some(LOOK_EVERY);
+            if ticket.sleep(deadline, at_most).is_err() {
+                std::thread::yield_now();
+            }
+        };
+        self.lanes.iter_mut().for_each(|lane| lane.outlet.disarm_room());
+        outcome.map_err(|refusal| self.explain(refusal, to, since.elapsed()))
+    }
+
+    /// Every subscriber wakes this publisher when it has handled something. Says whether that can be relied on.
+    fn arm(&mut self) -> bool {
+        let mut heard = true;
+        for lane in &mut self.lanes {
+            heard &= lane.outlet.arm_done();
+        }
+        heard
+    }
+
+    fn take_news(&mut self) {
+        for news in self.shared.take() {
+            match news {
+                LaneNews::Opened(opened) => self.lanes.push(Lane::new(opened)),
+                LaneNews::Ready(id) => {
+                    if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) {
+                        lane.ready = true;
+                    }
+                }
+                LaneNews::Closed { lane, done } => self.close(lane, done),
+            }
+        }
+        let turns = |lane: &Lane| if lane.ready { lane.weight } else { 0 };
+        self.schedule = Schedule::new(&self.lanes.iter().map(turns).collect::<Vec<_>>());
+    }
+
+    /// The subscriber of a lane is gone: nothing more is sent over it.
+    fn close(&mut self, id: PublicationId, done: u64) {
+        let Some(at) = self.lanes.iter().position(|lane| lane.id == id) else { return };
+        let mut lane = self.lanes.swap_remove(at);
+        let end = lane.outlet.next_sequence();
+        lane.outlet.finish();
+        if !self.redeliver && done < end {
+            self.lost += end - done;
+            warn!(event = "messages_lost", topic = &*self.topic, subscriber = &*lane.node, messages = end - done);
+        }
+        self.handle.core.command(Command::LaneClosed(id, end));
+    }
+
+    fn explain(&mut self, refusal: Refusal, to: To<'_>, waited: Duration) -> DeliverError {
+        let topic = Arc::clone(&self.topic);
+        match refusal {
+            Refusal::Never(OutletError::NoRoom(NoRoom::TooLong { limit })) => DeliverError::TooLong { topic, limit },
+            Refusal::Never(OutletError::Unserializable(reason)) => DeliverError::Unserializable(reason),
+            Refusal::Never(other) => DeliverError::Unserializable(other.to_string()),
+            Refusal::Full => {
+                let meant = self.lanes.iter_mut().filter(|lane| match to {
+                    To::Any => lane.ready,
+                    To::Node(node) => lane.ready && is_of(&lane.node, node),
+                });
+                let waiting = meant.map(|lane| (lane.waiting(), Arc::clone(&lane.node)));
+                let busiest = waiting.max_by_key(|(waiting, _)| *waiting).map(|(_, node)| node);
+                match (busiest, to) {
+                    (Some(busiest), _) => DeliverError::Full { topic, busiest, waited },
+                    (None, To::Any) => DeliverError::NoSubscriber { topic, waited },
+                    (None, To::Node(node)) => DeliverError::NoSuchNode { topic, node: node.into(), waited },
+                }
+            }
+        }
+    }
+}
+
+/// Whether a node has that name, or one that further nodes of that name have.
+fn is_of(node: &str, name: &str) -> bool {
+    let Some(suffix) = node.strip_prefix(name) else { return false };
+    suffix.is_empty()
+        || suffix
+            .strip_prefix('-')
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()))
+}
+
+impl<T: Message + ?Sized> Drop for DirectPublisher<T> {
+    fn drop(&mut self) {
+        self.take_news();
+        for mut lane in self.lanes.drain(..) {
+            lane.outlet.finish();
+        }
+        // Takes back what comes from now on, too.
+        self.handle.core.command(Command::WithdrawDirect(self.id));
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for DirectPublisher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (topic, id, lanes) = (&self.topic, &self.id, self.lanes.len());
+        f.debug_struct("DirectPublisher")
+            .field("topic", topic)
+            .field("id", id)
+            .field("lanes", &lanes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A direct publisher about to be made: [`PublisherBuilder::direct`](crate::PublisherBuilder::direct).
+#[must_use = "nothing happens before `create`"]
+pub struct DirectPublisherBuilder<T: Message + ?Sized> {
+    handle: Arc<Handle>,
+    topic: String,
+    /// Of each lane.
+    shape: LogShape,
+    backlog: u64,
+    redeliver: bool,
+    deadline: Duration,
+    wait: WaitStrategy,
+    link_timeout: Duration,
+    messages: PhantomData<fn(&T)>,
+}
+
+impl<T: Message + ?Sized> DirectPublisherBuilder<T> {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        topic: String,
+        shape: LogShape,
+        deadline: Duration,
+        wait: WaitStrategy,
+        link_timeout: Duration,
+    ) -> DirectPublisherBuilder<T> {
+        DirectPublisherBuilder {
+            handle,
+            topic,
+            shape,
+            backlog: BACKLOG,
+            redeliver: false,
+            deadline,
+            wait,
+            link_timeout,
+            messages: PhantomData,
+        }
+    }
+
+    /// How many messages may wait for a subscriber before it is passed over; at least 1, default 1024. With 1, each gets the
+    /// next one only when it has handled the last one: right for jobs that take long, or that differ much.
+    pub fn backlog(mut self, messages: u64) -> Self {
+        self.backlog = messages.max(1);
+        self
+    }
+
+    /// Gives what a subscriber that left or died had not handled to another one, in place: nothing is copied, and it waits for
+    /// another one to come if there is none. By default it is lost, and counted. The dispatcher brings the two together: without
+    /// one, it is done as soon as there is one again.
+    pub fn redeliver(mut self, redeliver: bool) -> Self {
+        self.redeliver = redeliver;
+        self
+    }
+
+    /// How long [`DirectPublisher::publish`] waits for a subscriber that takes the message; default 1 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How it waits.
+    pub fn wait(mut self, wait: WaitStrategy) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long [`create`](Self::create) waits for the lanes to subscribers that are there; default 1 s.
+    pub fn link_timeout(mut self, timeout: Duration) -> Self {
+        self.link_timeout = timeout;
+        self
+    }
+
+    /// Makes the publisher. Returns when it has a lane to every subscriber of the topic that is there and answers, at the latest
+    /// after the link timeout; [`DirectPublisher::pending`] says who is missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`AdvertiseError`].
+    pub fn create(self) -> Result<DirectPublisher<T>, AdvertiseError> {
+        let topic =
+            Topic::new(&self.topic).map_err(|source| AdvertiseError::Topic { topic: self.topic.clone(), source })?;
+        let schema = T::schema();
+        schema.check()?;
+        let shape = self.shape;
+        log::check(LogShape { blocks: if shape.blocks == 0 { MIN_BLOCKS } else { shape.blocks }, ..shape })?;
+        let topic: Arc<str> = topic.as_str().into();
+        let shared = Arc::new(DirectShared::default());
+        let (reply, answer) = bounded(1);
+        // From here on dropping it takes the publication back.
+        let mut publisher = DirectPublisher {
+            lanes: Vec::new(),
+            schedule: Schedule::default(),
+            id: PublicationId(random()),
+            topic: Arc::clone(&topic),
+            shared: Arc::clone(&shared),
+            handle: self.handle,
+            backlog: self.backlog,
+            redeliver: self.redeliver,
+            deadline: self.deadline,
+            wait: self.wait,
+            lost: 0,
+            messages: PhantomData,
+        };
+        let asked = publisher.handle.core.command(Command::AdvertiseDirect(DirectRequest {
+            publication: publisher.id,
+            topic,
+            schema,
+            shape,
+            // A lane is its subscriber's alone, which is reliable.
+            retention: Retention { depth: 0, ..Retention::default() },
+            redeliver: self.redeliver,
+            shared,
+            reply,
+        }));
+        if !asked {
+            return Err(AdvertiseError::Closed);
+        }
+        match answer.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(answer) => answer?,
+            Err(error) if error.is_timeout() => {
+                return Err(AdvertiseError::TimedOut { topic: self.topic, waited: ANSWER_TIMEOUT });
+            }
+            Err(_) => return Err(AdvertiseError::Closed),
+        }
+        publisher.shared.links.wait_settled(Instant::now() + self.link_timeout);
+        publisher.take_news();
+        Ok(publisher)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of;
+
+    #[test]
+    fn further_nodes_of_a_name_are_meant_by_it() {
+        assert!(is_of("worker", "worker") && is_of("worker-2", "worker") && is_of("worker-2", "worker-2"));
+        assert!(!is_of("worker-2", "worker-3") && !is_of("workers", "worker") && !is_of("worker-b", "worker"));
+        assert!(!is_of("worker-", "worker") && !is_of("work", "worker"));
+    }
+}
