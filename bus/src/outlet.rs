@@ -57,6 +57,9 @@ pub struct Outlet {
     stamping: bool,
     /// bytes of the last payload that did not fit where it was tried first
     expected_len: usize,
+    /// bytes; where there is room for so many, a message is tried as a plain one: `expected_len`, or more than there can be
+    /// while messages are stamped, so that plain ones do not pay for the question
+    plain_len: usize,
     pace: Pace,
     evictor: Option<Evictor>,
     footprint: Option<Footprint>,
@@ -95,6 +98,7 @@ impl Outlet {
             scratch: Scratch::default(),
             stamping: false,
             expected_len: 0,
+            plain_len: 0,
             pace,
             evictor: None,
             footprint: None,
@@ -157,6 +161,12 @@ impl Outlet {
     /// From now on each message that is not given a publish time carries the time of its commit.
     pub fn set_stamping(&mut self, on: bool) {
         self.stamping = on;
+        self.expect(self.expected_len);
+    }
+
+    fn expect(&mut self, len: usize) {
+        self.expected_len = len;
+        self.plain_len = if self.stamping { usize::MAX } else { len };
     }
 
     /// Sequence of the next message.
@@ -182,16 +192,24 @@ impl Outlet {
     /// When there is no room within `reach`, or the message cannot be serialised.
     #[inline]
     pub fn try_publish<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
-        if self.stamping {
-            return self.try_publish_extended(message, Extensions::NONE, reach);
-        }
-        if self.producer.fits(self.expected_len) {
+        if self.producer.fits(self.plain_len) {
             let mut open = Room::from_slice(self.producer.open_room());
             if let Ok(len) = message.write(&mut open, &mut self.scratch) {
                 return Ok(self.commit(len));
             }
         }
-        self.publish_elsewhere(message, Extensions::NONE, 0, reach)
+        self.publish_uncommonly(message, reach)
+    }
+
+    /// The current block may be too short for the message, or it is to be stamped.
+    #[cold]
+    #[inline(never)]
+    fn publish_uncommonly<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
+        if self.stamping {
+            self.try_publish_extended(message, Extensions::NONE, reach)
+        } else {
+            self.publish_elsewhere(message, Extensions::NONE, 0, reach)
+        }
     }
 
     /// As [`try_publish`](Self::try_publish), with `extensions` beside the message.
@@ -251,7 +269,7 @@ impl Outlet {
             match message.write(&mut open, &mut self.scratch) {
                 Ok(written) => {
                     // Long messages of one topic are of about one length: the next one is not tried in vain.
-                    self.expected_len = if len > 0 { written } else { 0 };
+                    self.expect(if len > 0 { written } else { 0 });
                     return Ok(if front == 0 {
                         self.commit(written)
                     } else {
