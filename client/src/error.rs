@@ -336,6 +336,77 @@ fn after(waited: &Duration) -> String {
     if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }
 }
 
+/// A server could not be made ([`ServerBuilder::create`](crate::ServerBuilder::create)).
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Its requests cannot be subscribed.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// It cannot be announced.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
+}
+
+/// A request was not answered, or not to its end.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No server was there: start one, or wait longer. The request was not sent.
+    #[error("no server of `{topic}` was there within {waited:?}{}: start one, or wait longer", on_their_way(*.unlinked))]
+    NoServer {
+        /// The topic.
+        topic: Arc<str>,
+        /// How long.
+        waited: Duration,
+        /// Servers that were announced but have not met this client: they are busy, or stopped, or their own node knows why not.
+        unlinked: usize,
+    },
+    /// The server's process died, or it was dropped, before it had answered. It may have done what was asked: ask again only
+    /// if that does no harm; another server is asked then, if there is one.
+    #[error("the server of `{topic}` at node `{server}` went before it had answered: ask again if that does no harm")]
+    ServerGone {
+        /// The topic.
+        topic: Arc<str>,
+        /// The server's node.
+        server: Arc<str>,
+    },
+    /// The server gave the request up: its handler panicked, failed, or does not answer this request.
+    #[error("the server of `{topic}` at node `{server}` did not answer: its own log may say why")]
+    Unanswered {
+        /// The topic.
+        topic: Arc<str>,
+        /// The server's node.
+        server: Arc<str>,
+    },
+    /// The deadline is over. The server may still be at it; what it answers later is dropped.
+    #[error("node `{server}` has not answered on `{topic}` within {waited:?}: wait longer, or see what it does")]
+    TimedOut {
+        /// The topic.
+        topic: Arc<str>,
+        /// The server's node.
+        server: Arc<str>,
+        /// How long, from the request on.
+        waited: Duration,
+    },
+    /// It could not be sent: the server does not read its requests, or it does not fit.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The way to the server cannot be made; with [`AdvertiseError::Mismatch`] it takes another type.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
+    /// The client cannot be made; with [`SubscribeError::Mismatch`] a server answers with another type.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// A reply could not be read.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+}
+
+fn on_their_way(unlinked: usize) -> String {
+    if unlinked == 0 { String::new() } else { format!(" ({unlinked} announced, but not linked)") }
+}
+
 /// Not every expected subscriber was there in time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{found} of {wanted} subscribers of `{topic}` are there after {waited:?}")]

@@ -51,6 +51,11 @@
 //! topics, timers and foreign descriptors on one thread; a task in a Tokio runtime (`Subscriber::receive_async`); an event loop
 //! of one's own ([`Subscriber::arm`]). Those of one node may be mixed: none takes the wake-up of another one.
 //!
+//! # Requests
+//!
+//! [`Node::serve`] answers requests, [`Node::request`] makes one; [`Server`] and [`Client`] do the same for those who answer
+//! several times or ask often.
+//!
 //! # Features
 //!
 //! - `embedded` (default): a node may run the dispatcher on a thread of its own process.
@@ -76,6 +81,7 @@ mod options;
 mod publisher;
 #[allow(unsafe_code)]
 mod sample;
+mod service;
 mod session;
 mod state;
 mod subscriber;
@@ -88,8 +94,8 @@ pub use armed::{Armed, Readiness};
 pub use asynchronous::Receive;
 pub use direct::{DirectPublisher, DirectPublisherBuilder};
 pub use error::{
-    AdvertiseError, ConnectError, DeliverError, NotEnoughSubscribers, PublishError, ReceiveError, RunError,
-    SubscribeError, WaitError,
+    AdvertiseError, ConnectError, DeliverError, NotEnoughSubscribers, PublishError, ReceiveError, RequestError,
+    RunError, ServeError, SubscribeError, WaitError,
 };
 pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use handlers::{HandlerFailure, HandlerId, Outcome, RunEnd, StopHandle};
@@ -105,6 +111,7 @@ pub use options::{AppOptions, LogFormat, LogLevelError};
 pub use publisher::{Publisher, PublisherBuilder};
 pub use rkyv;
 pub use sample::{OwnedSample, Sample};
+pub use service::{Answer, Client, ClientBuilder, Request, Server, ServerBuilder};
 pub use state::{State, StateReader, StateWriter};
 pub use subscriber::{Samples, Subscriber, SubscriberBuilder};
 pub use table::list;

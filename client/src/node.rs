@@ -14,6 +14,7 @@ use crate::event::{NodeChange, NodeEvent};
 use crate::handlers::Handlers;
 use crate::options::AppOptions;
 use crate::publisher::PublisherBuilder;
+use crate::service::Clients;
 use crate::session::{Command, Handle, Settings, attach_first};
 use crate::subscriber::SubscriberBuilder;
 
@@ -43,6 +44,7 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 pub struct Node {
     pub(crate) handle: Arc<Handle>,
     pub(crate) handlers: Arc<Handlers>,
+    pub(crate) clients: Arc<Clients>,
 }
 
 impl Node {
@@ -256,6 +258,6 @@ impl NodeBuilder {
             standby: self.standby,
             backoff_limit: self.backoff_limit,
         })?;
-        Ok(Node { handle: Handle::start(first)?, handlers: Arc::default() })
+        Ok(Node { handle: Handle::start(first)?, handlers: Arc::default(), clients: Arc::default() })
     }
 }

@@ -1,5 +1,8 @@
 //! Publishers.
 
+mod begun;
+mod marked;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use crate::loan::Loan;
 use crate::random;
 use crate::session::{AdvertiseRequest, Command, Handle, PublicationShared};
 use crate::wait::WaitStrategy;
+
+pub(crate) use begun::BegunPublisher;
 
 /// How long `publish` waits for room.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -640,6 +645,14 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     ///
     /// See [`AdvertiseError`].
     pub fn create(self) -> Result<Publisher<T>, AdvertiseError> {
+        let link_timeout = self.link_timeout;
+        let publisher = self.begin()?.finish_by(Instant::now() + ANSWER_TIMEOUT)?;
+        publisher.shared.wait_settled(Instant::now() + link_timeout);
+        Ok(publisher)
+    }
+
+    /// Asks for the publisher without waiting for it.
+    pub(crate) fn begin(self) -> Result<BegunPublisher<T>, AdvertiseError> {
         let topic =
             Topic::new(&self.topic).map_err(|source| AdvertiseError::Topic { topic: self.topic.clone(), source })?;
         let schema = T::schema();
@@ -648,32 +661,6 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         log::check(LogShape { blocks: if shape.blocks == 0 { MIN_BLOCKS } else { shape.blocks }, ..shape })?;
         let topic: Arc<str> = topic.as_str().into();
         let asked = self.plan.ask(&self.handle, &topic, schema, None).ok_or(AdvertiseError::Closed)?;
-        let Asked { id, shared, answer } = asked;
-        let mut outlet = match answer.recv_timeout(ANSWER_TIMEOUT) {
-            Ok(outlet) => outlet?,
-            Err(error) => {
-                self.handle.core.command(Command::Withdraw(id));
-                return Err(if error.is_timeout() {
-                    AdvertiseError::TimedOut { topic: self.topic, waited: ANSWER_TIMEOUT }
-                } else {
-                    AdvertiseError::Closed
-                });
-            }
-        };
-        outlet.set_stamping(self.plan.timestamps);
-        shared.wait_settled(Instant::now() + self.link_timeout);
-        Ok(Publisher {
-            outlet: *outlet,
-            topic,
-            id,
-            shared,
-            handle: self.handle,
-            plan: self.plan,
-            hand_over: HandOver::No,
-            deadline: self.deadline,
-            wait: self.wait,
-            impatient_until: None,
-            messages: PhantomData,
-        })
+        Ok(BegunPublisher::new(self, topic, asked))
     }
 }

@@ -47,6 +47,8 @@ pub struct Subscriber<T: Message + ?Sized> {
     chase: Chase,
     /// messages
     received: u64,
+    /// Links that came or ended so far.
+    link_changes: u64,
     copying: Copying,
     /// The message received last, if its publisher is not to be trusted.
     pub(crate) copy: AlignedVec,
@@ -140,14 +142,33 @@ impl<T: Message + ?Sized> Subscriber<T> {
     #[inline(always)]
     pub(crate) fn find(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
         match self.poll() {
-            Ok(None) => self.find_waiting(deadline),
+            Ok(None) => self.find_waiting(deadline, None),
             found => found,
         }
     }
 
+    /// As [`find`](Self::find), but returns as well once there is another number of [`link_changes`](Self::link_changes) than
+    /// `known`: a link came, or ended and was drained.
+    #[inline(always)]
+    pub(crate) fn find_or_change(
+        &mut self,
+        known: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Found>, ReceiveError> {
+        match self.poll() {
+            Ok(None) if self.link_changes == known => self.find_waiting(deadline, Some(known)),
+            found => found,
+        }
+    }
+
+    /// How often a link came or ended so far.
+    pub(crate) fn link_changes(&self) -> u64 {
+        self.link_changes
+    }
+
     /// The same, when there is nothing now.
     #[inline(never)]
-    fn find_waiting(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, ReceiveError> {
+    fn find_waiting(&mut self, deadline: Option<Instant>, known: Option<u64>) -> Result<Option<Found>, ReceiveError> {
         loop {
             self.chase.pause(self.received);
             let came = match self.wait {
@@ -156,8 +177,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 WaitStrategy::Block => self.spin_briefly(deadline) || self.sleep(deadline)?,
             };
             let found = self.poll()?;
+            let changed = known.is_some_and(|known| known != self.link_changes);
             // A damaged log may look ready for ever and never give a message.
-            if !came || found.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if !came || changed || found.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(found);
             }
         }
@@ -362,6 +384,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// Drops a port; what it missed stays counted.
     fn retire(&mut self, port: usize) {
         let gone = self.ports.swap_remove(port);
+        self.link_changes += 1;
         self.missed_earlier += gone.inlet.missed();
         let (publication, next) = (gone.inlet.id().publication, gone.inlet.next_sequence());
         for port in self.ports.iter().filter(|port| port.follows == Some(publication)) {
@@ -385,7 +408,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
     fn take_arrivals(&mut self) {
         for arrival in self.shared.take() {
             match arrival {
-                Arrival::Port(port) => self.ports.push(*port),
+                Arrival::Port(port) => {
+                    self.ports.push(*port);
+                    self.link_changes += 1;
+                }
                 Arrival::Gone(link) => {
                     if let Some(port) = self.ports.iter_mut().find(|port| port.inlet.id() == link) {
                         port.inlet.publisher_gone();
@@ -595,6 +621,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             budget: SpinBudget::new(),
             chase: Chase::default(),
             received: 0,
+            link_changes: 0,
             copying: self.copying,
             copy: AlignedVec::new(),
             missed_earlier: 0,

@@ -41,6 +41,13 @@ fn handlers_print_temperatures() {
 }
 
 #[test]
+fn request_reply_asks_and_answers() {
+    let place = TempDir::new().unwrap();
+    let printed = output(env!("CARGO_BIN_EXE_request_reply"), place.path(), &[]);
+    assert_eq!(printed, promised(include_str!("../src/bin/request_reply.rs")));
+}
+
+#[test]
 fn camera_shows_images() {
     let place = TempDir::new().unwrap();
     let printed = output(env!("CARGO_BIN_EXE_camera"), place.path(), &["--frames", "3"]);
@@ -90,6 +97,7 @@ fn each_explains_its_options() {
         env!("CARGO_BIN_EXE_camera"),
         env!("CARGO_BIN_EXE_epoll"),
         env!("CARGO_BIN_EXE_handlers"),
+        env!("CARGO_BIN_EXE_request_reply"),
         env!("CARGO_BIN_EXE_state"),
     ] {
         let place = TempDir::new().unwrap();

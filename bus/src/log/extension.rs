@@ -13,7 +13,7 @@ use super::frame::{CommitWord, EXTENSION_LEN, FLAG_REQUEST, FLAG_STAMP, HEADER_L
 pub struct RequestMark {
     /// The requester's number of it.
     pub id: u64,
-    /// Where the replies go.
+    /// Where the replies go; in a reply, which part of the answer it is.
     pub lane: u64,
 }
 

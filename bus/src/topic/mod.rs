@@ -12,6 +12,9 @@
 //! node or any host; without node and host it means everyone, here and on bridged hosts, who subscribed. In a pattern `*`
 //! stands for exactly one level and `**` for any number of them, none included. What is published is a topic, what is
 //! subscribed a selector: any of the four.
+//!
+//! A level that begins with `$` is *reserved*: what a subscription's wildcards stand for does not reach into it. So requests
+//! and their replies (`robot/plan/$call/...`) do not come to whoever subscribed `robot/**`.
 
 mod index;
 mod selector;
@@ -70,6 +73,11 @@ impl Topic {
     /// Its levels; at least one.
     pub fn levels(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.text.split('/')
+    }
+
+    /// Those of its levels that a subscription must name, since no wildcard stands for them: they begin with `$`.
+    pub fn reserved_levels(&self) -> impl Iterator<Item = &str> {
+        self.levels().filter(|level| level.starts_with('$'))
     }
 }
 

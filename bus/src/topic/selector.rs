@@ -55,9 +55,11 @@ impl Selector {
         if self.target.is_some() { None } else { self.pattern.as_topic() }
     }
 
-    /// Whether `topic` is meant, if the right node publishes it.
+    /// Whether `topic` is meant, if the right node publishes it. Wildcards stand for no reserved level: each one that the topic
+    /// has (it begins with `$`) must be named.
     pub fn matches(&self, topic: &Topic) -> bool {
         self.pattern.matches(topic)
+            && topic.reserved_levels().all(|reserved| self.pattern.levels().any(|level| level == reserved))
     }
 
     /// Whether a node of this host is meant that goes by any of `names`; `host` is this host's name.
@@ -100,6 +102,24 @@ mod tests {
         assert_eq!(selector("a/b").as_topic(), Some(Topic::new("a/b").unwrap()));
         assert_eq!(selector("a/*").as_topic(), None);
         assert_eq!(selector("*@*/a").as_topic(), None);
+    }
+
+    #[test]
+    fn wildcards_stand_for_no_reserved_level() {
+        let call = Topic::new("robot/plan/$call/7/8").unwrap();
+        for (text, meant) in [
+            ("robot/**", false),
+            ("robot/plan/*/7/8", false),
+            ("**/8", false),
+            ("robot/plan/$reply/7/8", false),
+            ("robot/plan/$call/7/8", true),
+            ("robot/plan/$call/7/*", true),
+            ("**/$call/**", true),
+            ("planner@local/robot/**/$call/**", true),
+        ] {
+            assert_eq!(selector(text).matches(&call), meant, "{text}");
+        }
+        assert!(selector("**").matches(&Topic::new("price/in-$").unwrap()));
     }
 
     #[test]

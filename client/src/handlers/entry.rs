@@ -10,6 +10,7 @@ use nodeset_bus::message::Message;
 use super::HandlerFailure;
 use crate::error::WaitError;
 use crate::sample::Sample;
+use crate::service::{Request, Server};
 use crate::subscriber::Subscriber;
 use crate::wait_set::{Id, Key, Timer, WaitSet};
 
@@ -74,6 +75,22 @@ where
     })
 }
 
+/// Called with each request of a server.
+pub(super) fn of_server<Req, Rep, R>(
+    server: Server<Req, Rep>,
+    handler: impl FnMut(Request<'_, Req, Rep>) -> R + Send + 'static,
+) -> Start
+where
+    Req: Message + ?Sized + 'static,
+    Rep: Message + ?Sized + 'static,
+    R: Outcome,
+{
+    Box::new(move |set| {
+        let key = set.attach(server)?;
+        Ok((key.id(), Box::new(OfServer { key, handler })))
+    })
+}
+
 /// Called each time a timer is over.
 pub(super) fn of_timer<R: Outcome>(timer: Timer, handler: impl FnMut() -> R + Send + 'static) -> Start {
     Box::new(move |set| {
@@ -103,6 +120,40 @@ where
             };
             if let Some(failure) = failure {
                 report(Some(Arc::clone(&subscriber.topic)), failure);
+            }
+            if !go_on() {
+                return;
+            }
+        }
+    }
+
+    fn detach(&mut self, set: &mut WaitSet) {
+        drop(set.detach(self.key));
+    }
+}
+
+struct OfServer<Req: Message + ?Sized, Rep: Message + ?Sized, F> {
+    key: Key<Server<Req, Rep>>,
+    handler: F,
+}
+
+impl<Req, Rep, F, R> Entry for OfServer<Req, Rep, F>
+where
+    Req: Message + ?Sized + 'static,
+    Rep: Message + ?Sized + 'static,
+    F: FnMut(Request<'_, Req, Rep>) -> R + Send,
+    R: Outcome,
+{
+    fn call(&mut self, set: &mut WaitSet, go_on: &dyn Fn() -> bool, report: Report<'_>) {
+        let Some(server) = set.get_mut(self.key) else { return };
+        for _ in 0..MESSAGES_A_TURN {
+            let failure = match server.try_receive() {
+                Ok(None) => return,
+                Ok(Some(request)) => guarded(|| (self.handler)(request)),
+                Err(error) => Some(HandlerFailure::Receive(error.to_string())),
+            };
+            if let Some(failure) = failure {
+                report(Some(server.name()), failure);
             }
             if !go_on() {
                 return;

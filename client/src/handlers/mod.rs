@@ -19,10 +19,11 @@ use crate::error::{RunError, SubscribeError, WaitError};
 use crate::event::NodeEvent;
 use crate::node::Node;
 use crate::sample::Sample;
+use crate::service::{Request, Server};
 use crate::session::Core;
 use crate::subscriber::Subscriber;
 use crate::wait_set::{Id, Timer, WaitSet, WakeHandle};
-use entry::{Entry, Start, of_subscriber, of_timer};
+use entry::{Entry, Start, of_server, of_subscriber, of_timer};
 
 pub use entry::Outcome;
 
@@ -163,6 +164,49 @@ impl Node {
         R: Outcome,
     {
         self.handlers.add(of_subscriber(subscriber, handler))
+    }
+
+    /// Calls `handler` with each request to a server that was made before, while [`run`](Self::run) runs: for those who answer
+    /// several times, or not at once. Panics and errors are reported as those of [`on`](Self::on); a request that was not
+    /// answered by then is told to its client as such.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Node, Request};
+    ///
+    /// let node = Node::builder("counter").instance("doc-handle-requests").embedded().connect()?;
+    /// let server = node.server::<u32, u32>("count/down").create()?;
+    /// node.handle_requests(server, |mut request: Request<'_, u32, u32>| {
+    ///     for number in (0..request.to_native()).rev() {
+    ///         request.send(&number)?;
+    ///     }
+    ///     request.end()
+    /// });
+    /// let (running, stop) = (node.clone(), node.stop_handle());
+    /// let running = std::thread::spawn(move || running.run());
+    ///
+    /// let mut client = node.client::<u32, u32>("count/down").create()?;
+    /// let mut answer = client.ask(&3, Duration::from_secs(10))?;
+    /// let mut numbers = Vec::new();
+    /// while let Some(number) = answer.receive()? {
+    ///     numbers.push(number.to_native());
+    /// }
+    /// assert_eq!(numbers, [2, 1, 0]);
+    /// stop.stop();
+    /// running.join().expect("handlers do not end their thread")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handle_requests<Req, Rep, R>(
+        &self,
+        server: Server<Req, Rep>,
+        handler: impl FnMut(Request<'_, Req, Rep>) -> R + Send + 'static,
+    ) -> HandlerId
+    where
+        Req: Message + ?Sized + 'static,
+        Rep: Message + ?Sized + 'static,
+        R: Outcome,
+    {
+        self.handlers.add(of_server(server, handler))
     }
 
     /// Calls `handler` once a `period`, while [`run`](Self::run) runs; for the first time one period from now. Periods that are

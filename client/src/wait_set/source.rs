@@ -11,10 +11,12 @@ use nodeset_bus::message::Message;
 use nodeset_bus::wake::Wish;
 use rustix::event::epoll::EventFlags;
 
+use crate::service::Server;
 use crate::subscriber::Subscriber;
 use crate::wait::Waiter;
 
-/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Timer`] or a [`Descriptor`].
+/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Server`], a
+/// [`Timer`] or a [`Descriptor`].
 #[allow(private_bounds, reason = "nobody else can say how its own types are waited for")]
 pub trait Source: Member {}
 
@@ -62,6 +64,14 @@ impl<T: Message + ?Sized> Receives for Subscriber<T> {
 
     fn wishes<'a>(&'a self, wishes: &mut Vec<&'a Wish<SharedWords>>) {
         wishes.extend(self.ports.iter().map(|port| port.inlet.wish()));
+    }
+}
+
+impl<Req: Message + ?Sized + 'static, Rep: Message + ?Sized + 'static> Source for Server<Req, Rep> {}
+
+impl<Req: Message + ?Sized + 'static, Rep: Message + ?Sized + 'static> Member for Server<Req, Rep> {
+    fn kind(&self) -> Kind<'_> {
+        Kind::Subscriber(self.requests())
     }
 }
 
