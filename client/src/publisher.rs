@@ -625,13 +625,14 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         self
     }
 
-    /// Each message goes to *one* subscriber instead of all. Of what was set, blocks (of each lane), deadline, way to wait and link
-    /// timeout are taken over.
+    /// Each message goes to *one* subscriber instead of all. Of what was set, blocks (of each lane), timestamps, deadline, way to wait
+    /// and link timeout are taken over.
     pub fn direct(self) -> DirectPublisherBuilder<T> {
         DirectPublisherBuilder::new(
             self.handle,
             self.topic,
             self.plan.shape,
+            self.plan.timestamps,
             self.deadline,
             self.wait,
             self.link_timeout,

@@ -50,6 +50,40 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
+/// A state's changes, awaited; a wait that is given up passes over none.
+#[test]
+fn a_task_wakes_for_a_change_of_a_state() {
+    let place = Place::new();
+    let (one, other) = (place.node("one"), place.node("other"));
+    const LAST: u64 = 300;
+    for runtime in [one_thread(), several_threads()] {
+        let mut writer = one.state::<u64>("count").writer().unwrap();
+        let mut reader = other.state::<u64>("count").reader().unwrap();
+        runtime.block_on(async {
+            assert!(poll_once(pin!(reader.changed_async())).is_pending());
+            assert!(timeout(Duration::from_millis(1), reader.changed_async()).await.is_err(), "nothing was set");
+            let watch = tokio::spawn(async move {
+                let mut seen = 0;
+                while seen < LAST {
+                    // Given up, whether it was ready or not.
+                    let _ = poll_once(pin!(reader.changed_async())).is_ready();
+                    let next = match reader.get().unwrap() {
+                        Some(value) if value.to_native() > seen => value.to_native(),
+                        _ => timeout(DEADLINE, reader.changed_async()).await.expect("a change").unwrap().to_native(),
+                    };
+                    assert!(next > seen, "{next} after {seen}");
+                    seen = next;
+                }
+            });
+            for count in 1..=LAST {
+                writer.set(&count).unwrap();
+                tokio::task::yield_now().await;
+            }
+            watch.await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_task_wakes_for_each_message() {
     let place = Place::new();

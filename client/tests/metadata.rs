@@ -81,6 +81,18 @@ fn what_was_not_sent_is_not_there() {
 }
 
 #[test]
+fn a_direct_publisher_stamps_as_well() {
+    let place = Place::new();
+    let node = place.node("node");
+    let mut worker = node.subscriber::<str>("jobs").create().unwrap();
+    let mut jobs = node.publisher::<str>("jobs").timestamps(true).direct().create().unwrap();
+    let before = Timestamp::now();
+    jobs.publish("dig").unwrap();
+    let job = worker.receive_timeout(DEADLINE).unwrap().expect("a job");
+    assert!(job.published_at() >= Some(before));
+}
+
+#[test]
 fn loans_are_stamped_when_they_are_sent() {
     let place = Place::new();
     let node = place.node("node");

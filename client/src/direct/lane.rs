@@ -31,8 +31,9 @@ pub(super) enum Refusal {
 }
 
 impl Lane {
-    pub(super) fn new(opened: OpenedLane) -> Lane {
-        let OpenedLane { id, node, weight, outlet } = opened;
+    pub(super) fn new(opened: OpenedLane, timestamps: bool) -> Lane {
+        let OpenedLane { id, node, weight, mut outlet } = opened;
+        outlet.set_stamping(timestamps);
         Lane { id, node, weight, outlet: *outlet, ready: false, credit: 0 }
     }
 

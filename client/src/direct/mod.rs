@@ -74,6 +74,8 @@ pub struct DirectPublisher<T: Message + ?Sized> {
     topic: Arc<str>,
     shared: Arc<DirectShared>,
     handle: Arc<Handle>,
+    /// Each message carries its publish time.
+    timestamps: bool,
     /// messages that may wait in a lane
     backlog: u64,
     redeliver: bool,
@@ -257,7 +259,7 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     fn take_news(&mut self) {
         for news in self.shared.take() {
             match news {
-                LaneNews::Opened(opened) => self.lanes.push(Lane::new(opened)),
+                LaneNews::Opened(opened) => self.lanes.push(Lane::new(opened, self.timestamps)),
                 LaneNews::Ready(id) => {
                     if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) {
                         lane.ready = true;
@@ -344,6 +346,7 @@ pub struct DirectPublisherBuilder<T: Message + ?Sized> {
     topic: String,
     /// Of each lane.
     shape: LogShape,
+    timestamps: bool,
     backlog: u64,
     redeliver: bool,
     deadline: Duration,
@@ -357,6 +360,7 @@ impl<T: Message + ?Sized> DirectPublisherBuilder<T> {
         handle: Arc<Handle>,
         topic: String,
         shape: LogShape,
+        timestamps: bool,
         deadline: Duration,
         wait: WaitStrategy,
         link_timeout: Duration,
@@ -365,6 +369,7 @@ impl<T: Message + ?Sized> DirectPublisherBuilder<T> {
             handle,
             topic,
             shape,
+            timestamps,
             backlog: BACKLOG,
             redeliver: false,
             deadline,
@@ -431,6 +436,7 @@ impl<T: Message + ?Sized> DirectPublisherBuilder<T> {
             topic: Arc::clone(&topic),
             shared: Arc::clone(&shared),
             handle: self.handle,
+            timestamps: self.timestamps,
             backlog: self.backlog,
             redeliver: self.redeliver,
             deadline: self.deadline,
