@@ -218,7 +218,7 @@ impl FalseDispatcher {
             }),
             14..=15 => Said::new(ToNode::LinkReady { link }),
             16 => Said::new(ToNode::Demote { link }),
-            17 => Said::new(ToNode::RemoveLink { link }),
+            17 => Said::new(ToNode::RemoveLink { link, died: false }),
             18 => {
                 let reason = if reliable { EndReason::Died } else { EndReason::Withdrawn };
                 Said::new(ToNode::LinkEnded { link, reason })

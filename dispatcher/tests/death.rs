@@ -133,7 +133,7 @@ fn a_killed_subscriber_is_let_go() {
     let (mut here, other, link) = subscriber_there(&dispatcher.path);
     // Nobody has waited for it: a zombie is dead.
     other.signal(Signal::KILL);
-    here.expect_message(ToNode::RemoveLink { link });
+    here.expect_message(ToNode::RemoveLink { link, died: true });
     here.raw.send(&ToDispatcher::LinkRemoved { link }, &[]);
     only_here(&dispatcher.path);
 }
@@ -171,7 +171,7 @@ fn a_cut_session_is_no_death() {
     let rows = tool(&dispatcher.path).list();
     assert_eq!(rows.len(), 4, "it stays in the table: {rows:?}");
     other.order("end");
-    here.expect_message(ToNode::RemoveLink { link });
+    here.expect_message(ToNode::RemoveLink { link, died: true });
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_stopped_node_keeps_its_links_and_others_go_on() {
     assert!(told.is_empty());
     other.signal(Signal::CONT);
     other.signal(Signal::KILL);
-    here.expect_message(ToNode::RemoveLink { link });
+    here.expect_message(ToNode::RemoveLink { link, died: true });
 }
 
 #[test]

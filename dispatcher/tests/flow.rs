@@ -62,7 +62,7 @@ fn two_nodes_are_linked_and_part() {
     });
 
     subscriber.raw.send(&ToDispatcher::Unsubscribe { subscription: subscribe.subscription }, &[]);
-    publisher.expect_message(ToNode::RemoveLink { link: id });
+    publisher.expect_message(ToNode::RemoveLink { link: id, died: false });
     publisher.raw.send(&ToDispatcher::LinkRemoved { link: id }, &[]);
     publisher.expect_message(ToNode::ForgetPeer { node: subscriber.id, died: false });
     subscriber.expect_message(ToNode::ForgetPeer { node: publisher.id, died: false });

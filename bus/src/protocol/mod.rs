@@ -587,6 +587,8 @@ pub enum ToNode {
     RemoveLink {
         /// Which one.
         link: LinkId,
+        /// The subscriber's process died.
+        died: bool,
     },
     /// To a subscriber: no more will come; drain, then say `LinkLeft`.
     LinkEnded {

@@ -22,6 +22,15 @@ pub(super) struct Lane {
     credit: u64,
 }
 
+/// What may wait in a lane.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    /// messages
+    pub(super) most: u64,
+    /// With less room than this, it counts as full; at least 1.
+    pub(super) room: u64,
+}
+
 /// Why a lane did not take a message.
 pub(super) enum Refusal {
     /// Its subscriber has too much to do.
@@ -37,10 +46,17 @@ impl Lane {
         Lane { id, node, weight, outlet: *outlet, ready: false, credit: 0 }
     }
 
-    /// Publishes on it, unless `most` messages wait in it or its log has no room.
-    #[inline]
-    pub(super) fn try_publish<T: Message + ?Sized>(&mut self, message: &T, most: u64) -> Result<(), Refusal> {
-        if !self.has_credit(most) {
+    /// Publishes on it, if it may get more for sure. Whatever is in the way is said by [`try_publish`](Self::try_publish).
+    #[inline(always)]
+    pub(super) fn publish_on_credit<T: Message + ?Sized>(&mut self, message: &T) -> bool {
+        let taken = self.credit > 0 && self.outlet.try_publish(message, Reach::Prompt).is_ok();
+        self.credit -= u64::from(taken);
+        taken
+    }
+
+    /// Publishes on it, unless its log has no room or so many messages wait in it that fewer than `room` more may come.
+    pub(super) fn try_publish<T: Message + ?Sized>(&mut self, message: &T, limit: Limit) -> Result<(), Refusal> {
+        if self.credit == 0 && !self.look(limit) {
             return Err(Refusal::Full);
         }
         match self.outlet.try_publish(message, Reach::Prompt) {
@@ -53,16 +69,10 @@ impl Lane {
         }
     }
 
-    #[inline]
-    fn has_credit(&mut self, most: u64) -> bool {
-        self.credit > 0 || self.look(most)
-    }
-
     /// How much its subscriber has handled meanwhile. Says whether it may get more.
-    #[cold]
-    #[inline(never)]
-    fn look(&mut self, most: u64) -> bool {
-        self.credit = if self.ready { most.saturating_sub(self.waiting()) } else { 0 };
+    fn look(&mut self, limit: Limit) -> bool {
+        let room = if self.ready { limit.most.saturating_sub(self.waiting()) } else { 0 };
+        self.credit = if room >= limit.room { room } else { 0 };
         self.credit > 0
     }
 

@@ -27,13 +27,15 @@ use crate::publisher::ANSWER_TIMEOUT;
 use crate::random;
 use crate::session::{Command, DirectRequest, DirectShared, Handle, LaneNews};
 use crate::wait::WaitStrategy;
-use lane::{Lane, Refusal};
+use lane::{Lane, Limit, Refusal};
 use schedule::Schedule;
 
 /// Messages that may wait for one subscriber.
 const BACKLOG: u64 = 1024;
 /// How long a publisher that finds all lanes full looks again and again before it sleeps.
 const PATIENCE: Duration = Duration::from_micros(200);
+/// Pauses between two looks.
+const LOOKS: u32 = 64;
 /// Where the kernel offers no `membarrier`, a sleeper looks by itself so often.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -100,12 +102,9 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     /// # Errors
     ///
     /// See [`DeliverError`]; the message was not sent then.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self, message: &T) -> Result<(), DeliverError> {
-        match self.attempt(message, To::Any) {
-            Ok(()) => Ok(()),
-            Err(refusal) => self.retry(message, To::Any, refusal),
-        }
+        if self.publish_in_turn(message) { Ok(()) } else { self.publish_anyhow(message) }
     }
 
     /// As [`publish`](Self::publish), but never waits.
@@ -113,9 +112,9 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     /// # Errors
     ///
     /// As [`publish`](Self::publish).
-    #[inline]
+    #[inline(always)]
     pub fn try_publish(&mut self, message: &T) -> Result<(), DeliverError> {
-        self.attempt(message, To::Any).map_err(|refusal| self.explain(refusal, To::Any, Duration::ZERO))
+        if self.publish_in_turn(message) { Ok(()) } else { self.try_publish_anyhow(message) }
     }
 
     /// Publishes a message to a subscriber of that node: to one of them, in turns, if it has several. `node` is its name, or
@@ -127,7 +126,7 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     /// See [`DeliverError`]; the message was not sent then.
     pub fn publish_to(&mut self, node: &str, message: &T) -> Result<(), DeliverError> {
         let to = To::Node(node.strip_suffix("@local").unwrap_or(node));
-        match self.attempt(message, to) {
+        match self.attempt(message, to, 1) {
             Ok(()) => Ok(()),
             Err(refusal) => self.retry(message, to, refusal),
         }
@@ -140,7 +139,7 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     /// As [`publish`](Self::publish).
     pub fn try_publish_to(&mut self, node: &str, message: &T) -> Result<(), DeliverError> {
         let to = To::Node(node.strip_suffix("@local").unwrap_or(node));
-        self.attempt(message, to).map_err(|refusal| self.explain(refusal, to, Duration::ZERO))
+        self.attempt(message, to, 1).map_err(|refusal| self.explain(refusal, to, Duration::ZERO))
     }
 
     /// How many subscribers there are, as of the last message.
@@ -184,22 +183,51 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
         &self.topic
     }
 
+    /// The common case: whose turn it is takes the message. All that is inlined into the caller.
+    #[inline(always)]
+    fn publish_in_turn(&mut self, message: &T) -> bool {
+        if self.shared.is_fresh() {
+            return false;
+        }
+        let lane = self.schedule.turn().and_then(|turn| self.lanes.get_mut(turn));
+        let taken = lane.is_some_and(|lane| lane.publish_on_credit(message));
+        if taken {
+            self.schedule.advance();
+        }
+        taken
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn publish_anyhow(&mut self, message: &T) -> Result<(), DeliverError> {
+        match self.attempt(message, To::Any, 1) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.retry(message, To::Any, refusal),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_publish_anyhow(&mut self, message: &T) -> Result<(), DeliverError> {
+        self.attempt(message, To::Any, 1).map_err(|refusal| self.explain(refusal, To::Any, Duration::ZERO))
+    }
+
     /// One turn for each lane that is meant, until one takes the message.
-    #[inline]
-    fn attempt(&mut self, message: &T, to: To<'_>) -> Result<(), Refusal> {
+    fn attempt(&mut self, message: &T, to: To<'_>, room: u64) -> Result<(), Refusal> {
         if self.shared.is_fresh() {
             self.take_news();
         }
-        let backlog = self.backlog;
+        let limit = Limit { most: self.backlog, room };
         for _ in 0..self.schedule.len() {
-            let Some(turn) = self.schedule.next() else { break };
+            let Some(turn) = self.schedule.turn() else { break };
+            self.schedule.advance();
             let lane = &mut self.lanes[turn];
             if let To::Node(node) = to {
                 if !is_of(&lane.node, node) {
                     continue;
                 }
             }
-            match lane.try_publish(message, backlog) {
+            match lane.try_publish(message, limit) {
                 Err(Refusal::Full) => {}
                 other => return other,
             }
@@ -217,20 +245,28 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
         let since = Instant::now();
         let deadline = since.checked_add(self.deadline);
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        // Whoever is only just behind catches up sooner than a sleeper wakes.
-        while since.elapsed() < PATIENCE || (self.wait != WaitStrategy::Block && !is_over()) {
-            std::thread::yield_now();
-            match self.attempt(message, to) {
+        // Whoever is only just behind catches up sooner than a sleeper wakes. It is left alone until there is room for some more
+        // messages, since each look takes a line from it that it writes.
+        let mut room = (self.backlog / 8).max(1);
+        loop {
+            (0..LOOKS).for_each(|_| std::hint::spin_loop());
+            match self.attempt(message, to, room) {
                 Ok(()) => return Ok(()),
-                Err(Refusal::Full) => {}
+                Err(Refusal::Full) => std::thread::yield_now(),
                 Err(never) => return Err(self.explain(never, to, since.elapsed())),
+            }
+            if since.elapsed() >= PATIENCE {
+                room = 1;
+                if self.wait == WaitStrategy::Block || is_over() {
+                    break;
+                }
             }
         }
         let waiter = Arc::clone(&self.handle.core.waiter);
         let mut ticket = waiter.ticket();
         let outcome = loop {
             let heard = self.arm();
-            match self.attempt(message, to) {
+            match self.attempt(message, to, 1) {
                 Ok(()) => break Ok(()),
                 Err(Refusal::Full) => {}
                 Err(never) => break Err(never),

@@ -35,15 +35,19 @@ impl Schedule {
         self.round.len()
     }
 
-    /// Whose turn it is, and then the next one's.
-    #[inline]
-    pub(super) fn next(&mut self) -> Option<usize> {
-        let lane = *self.round.get(self.at)?;
+    /// Whose turn it is.
+    #[inline(always)]
+    pub(super) fn turn(&self) -> Option<usize> {
+        self.round.get(self.at).map(|&lane| lane as usize)
+    }
+
+    /// It is the next one's turn.
+    #[inline(always)]
+    pub(super) fn advance(&mut self) {
         self.at += 1;
-        if self.at == self.round.len() {
+        if self.at >= self.round.len() {
             self.at = 0;
         }
-        Some(lane as usize)
     }
 }
 
@@ -72,9 +76,13 @@ mod tests {
     #[test]
     fn rounds_follow_each_other() {
         let mut schedule = Schedule::new(&[2, 1]);
-        let turns: Vec<_> = (0..6).map(|_| schedule.next().unwrap()).collect();
-        assert_eq!(turns, [0, 1, 0, 0, 1, 0]);
-        assert_eq!(Schedule::new(&[]).next(), None);
+        for turn in [0, 1, 0, 0, 1, 0] {
+            assert_eq!(schedule.turn(), Some(turn));
+            schedule.advance();
+        }
+        let mut nobodys = Schedule::new(&[]);
+        nobodys.advance();
+        assert_eq!(nobodys.turn(), None);
     }
 
     proptest! {

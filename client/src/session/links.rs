@@ -99,7 +99,7 @@ impl Table {
         self.core.tell(&NodeEvent::Evicted { topic, peer });
     }
 
-    pub(super) fn remove_link(&mut self, id: LinkId, outbox: &mut Outbox) {
+    pub(super) fn remove_link(&mut self, id: LinkId, died: bool, outbox: &mut Outbox) {
         let Some(publication) = self.publications.get_mut(&id.publication) else { return };
         let Some(link) = publication.links.remove(&id) else { return };
         let topic = Arc::clone(&publication.topic);
@@ -111,7 +111,7 @@ impl Table {
         }
         // The publisher may wait for it.
         self.core.waiter.kick();
-        let died = self.peers.is_dead(link.peer);
+        let died = died || self.peers.is_dead(link.peer);
         if died {
             self.peers.mourn(link.peer);
         }
@@ -254,7 +254,7 @@ impl Table {
                 .filter_map(|(&id, link)| (link.peer == dead).then_some(id))
                 .collect();
             for id in outgoing {
-                self.remove_link(id, outbox);
+                self.remove_link(id, true, outbox);
                 say(outbox, ToDispatcher::LinkRemoved { link: id });
             }
             let incoming: Vec<_> = self

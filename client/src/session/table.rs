@@ -182,8 +182,8 @@ impl Table {
             ToNode::LinkReady { link } => self.link_ready(link, outbox),
             ToNode::LinkLate { link } => self.link_late(link),
             ToNode::Demote { link } => self.demote(link),
-            ToNode::RemoveLink { link } => {
-                self.remove_link(link, outbox);
+            ToNode::RemoveLink { link, died } => {
+                self.remove_link(link, died, outbox);
                 say(outbox, ToDispatcher::LinkRemoved { link });
             }
             ToNode::LinkEnded { link, reason } => self.link_ended(link, reason, outbox),

@@ -248,7 +248,7 @@ impl Registry {
         });
         self.halves.remove(&id);
         if publishing == PublisherEnd::Removing {
-            self.tell_end(publisher, ToNode::RemoveLink { link: id });
+            self.tell_end(publisher, ToNode::RemoveLink { link: id, died: false });
         }
         if reading != SubscriberEnd::Gone {
             self.tell_end(subscriber, ToNode::LinkEnded { link: id, reason: EndReason::Withdrawn });
@@ -326,7 +326,7 @@ impl Registry {
         match link.publishing {
             PublisherEnd::Asked | PublisherEnd::Listed => {
                 self.change(id, |link| link.publishing = PublisherEnd::Removing);
-                self.tell_end(link.publisher, ToNode::RemoveLink { link: id });
+                self.tell_end(link.publisher, ToNode::RemoveLink { link: id, died: false });
             }
             PublisherEnd::Waiting => self.change(id, |link| link.publishing = PublisherEnd::Gone),
             PublisherEnd::Unknown | PublisherEnd::Removing | PublisherEnd::Gone => {}
@@ -352,7 +352,10 @@ impl Registry {
         let Some(&link) = self.links.get(&link_id).filter(|link| link.publisher == id) else { return };
         let named = self.nodes.get(&id).is_some_and(|node| node.has_named(link_id, End::Publisher));
         match (named, link.publishing) {
-            (true, PublisherEnd::Removing) => self.send(id, ToNode::RemoveLink { link: link_id }, Vec::new()),
+            (true, PublisherEnd::Removing) => {
+                let died = self.departed.get(&link.subscriber) == Some(&EndReason::Died);
+                self.send(id, ToNode::RemoveLink { link: link_id, died }, Vec::new());
+            }
             (true, PublisherEnd::Listed) => {
                 self.change(link_id, |link| link.announced = false);
                 if link.demoted {

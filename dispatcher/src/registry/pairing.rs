@@ -190,7 +190,7 @@ impl Registry {
                 }
             }
             // What does not exist must not stay on anybody's list.
-            _ => self.send(node, ToNode::RemoveLink { link: id }, Vec::new()),
+            _ => self.send(node, ToNode::RemoveLink { link: id, died: false }, Vec::new()),
         }
     }
 
@@ -262,12 +262,14 @@ impl Registry {
     pub(super) fn end_reading(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.reading = SubscriberEnd::Gone;
+        let subscriber = link.subscriber;
         match link.publishing {
             PublisherEnd::Unknown | PublisherEnd::Waiting => link.publishing = PublisherEnd::Gone,
             PublisherEnd::Asked | PublisherEnd::Listed => {
                 link.publishing = PublisherEnd::Removing;
                 let publisher = link.publisher;
-                self.tell_end(publisher, ToNode::RemoveLink { link: id });
+                let died = self.nodes.get(&subscriber).is_some_and(|it| it.ending == Some(EndReason::Died));
+                self.tell_end(publisher, ToNode::RemoveLink { link: id, died });
             }
             PublisherEnd::Removing | PublisherEnd::Gone => {}
         }

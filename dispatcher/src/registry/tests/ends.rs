@@ -19,7 +19,7 @@ fn unsubscribing_in_each_state() {
         let mut pair = Pair::new(until);
         pair.deaf();
         pair.unsubscribe();
-        assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id }], "{until:?}");
+        assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id, died: false }], "{until:?}");
         // The publisher's answer to `ListLink` crosses.
         pair.listed();
         pair.entered();
@@ -108,7 +108,7 @@ fn death_in_each_state() {
             let wanted = match (publisher_dies, until) {
                 (true, Until::ListLink) => Vec::new(),
                 (true, _) => vec![ToNode::LinkEnded { link: pair.id, reason: EndReason::Died }],
-                (false, _) => vec![ToNode::RemoveLink { link: pair.id }],
+                (false, _) => vec![ToNode::RemoveLink { link: pair.id, died: true }],
             };
             assert_eq!(told, wanted, "{until:?}");
             if publisher_dies {

@@ -134,7 +134,7 @@ fn an_end_that_does_not_come_in_time() {
     // It comes all the same, while the subscriber drains: that link is over, and a fresh one is made after it.
     let held = it.held(End::Publisher);
     let heard = it.publisher_comes(Some(held));
-    assert!(heard.contains(&ToNode::RemoveLink { link: it.id }), "{heard:?}");
+    assert!(heard.contains(&ToNode::RemoveLink { link: it.id, died: false }), "{heard:?}");
     it.table.say(it.publisher.session, ToDispatcher::LinkRemoved { link: it.id });
     it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id, evicted: false });
     let again = list_link(&it.table.hears(&it.publisher)).unwrap();
@@ -149,7 +149,7 @@ fn ends_that_disagree_both_let_go() {
     let at_subscriber = HeldLink { line: LINE + 1, ..it.held(End::Subscriber) };
     let heard = it.subscriber_comes(Some(at_subscriber));
     assert!(heard.contains(&ToNode::LinkEnded { link: it.id, reason: EndReason::Withdrawn }), "{heard:?}");
-    assert!(it.table.hears(&it.publisher).contains(&ToNode::RemoveLink { link: it.id }));
+    assert!(it.table.hears(&it.publisher).contains(&ToNode::RemoveLink { link: it.id, died: false }));
     it.table.say(it.publisher.session, ToDispatcher::LinkRemoved { link: it.id });
     it.table.say(it.subscriber.session, ToDispatcher::LinkLeft { link: it.id, evicted: false });
     assert!(list_link(&it.table.hears(&it.publisher)).is_some(), "and a fresh one is made");

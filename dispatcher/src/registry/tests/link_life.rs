@@ -186,7 +186,7 @@ fn a_hang_up_of_the_subscriber_only_demotes() {
         let wanted = if until > Until::ListLink { vec![ToNode::Demote { link: pair.id }] } else { Vec::new() };
         assert_eq!(heard, wanted, "{until:?}");
         pair.table.handle(Input::Died { node: subscriber.id });
-        assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id }], "{until:?}");
+        assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id, died: true }], "{until:?}");
         pair.removed();
         assert!(!pair.exists());
         assert_eq!(pair.publisher_hears(), [ToNode::ForgetPeer { node: subscriber.id, died: true }]);
@@ -293,7 +293,7 @@ fn a_demoted_reader_that_left_is_linked_afresh() {
     pair.deaf();
     // But it had lost something meanwhile.
     pair.left();
-    assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id }]);
+    assert_eq!(pair.publisher_hears(), [ToNode::RemoveLink { link: pair.id, died: false }]);
     pair.removed();
     let again = list_link(&pair.publisher_hears()).unwrap();
     assert_eq!(again.link, pair.id);
@@ -338,7 +338,7 @@ fn what_came_in_between_is_said_when_a_node_comes_back() {
     };
     let brings = [(ToDispatcher::Advertise(advertise), 1), (ToDispatcher::HeldLink(held), 0)];
     pair.table.come_back(&mut publisher, &brings);
-    assert!(pair.table.hears(&publisher).contains(&ToNode::RemoveLink { link: pair.id }));
+    assert!(pair.table.hears(&publisher).contains(&ToNode::RemoveLink { link: pair.id, died: false }));
 
     // The subscriber was away while the publication ended; it does not hold the link any more.
     let mut pair = Pair::new(Until::LinkReady);

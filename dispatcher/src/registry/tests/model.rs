@@ -598,7 +598,7 @@ impl Node {
                     mine.demoted = true;
                 }
             }
-            ToNode::RemoveLink { link } => {
+            ToNode::RemoveLink { link, .. } => {
                 self.listed.remove(&link);
                 self.say(ToDispatcher::LinkRemoved { link });
             }

@@ -216,7 +216,7 @@ fn a_link_of_a_pattern_that_may_not_be_read_here_ends_at_both_ends() {
         let Brought { table, publisher, subscriber, link, .. } = &mut brought;
         let link = *link;
         let of_publisher = table.hears(publisher);
-        assert!(of_publisher.contains(&ToNode::RemoveLink { link }), "{of_publisher:?}");
+        assert!(of_publisher.contains(&ToNode::RemoveLink { link, died: false }), "{of_publisher:?}");
         let of_subscriber = table.hears(subscriber);
         let ended = ToNode::LinkEnded { link, reason: EndReason::Withdrawn };
         assert!(of_subscriber.contains(&ended), "{of_subscriber:?}");
