@@ -70,6 +70,11 @@ pub fn len(number: u64) -> usize {
     LEAST + (fill::pattern(number) >> 20) as usize % if number % 31 == 0 { 9000 } else { 600 }
 }
 
+/// What the dying publisher sends beside message `number`: nothing with most, so that frames of both kinds follow each other.
+pub fn tag(number: u64) -> Option<u64> {
+    (number % 3 == 1).then(|| fill::pattern(number))
+}
+
 /// Fills a message.
 pub fn write(bytes: &mut [u8], cycle: u64, number: u64) {
     bytes[..8].copy_from_slice(&cycle.to_le_bytes());
@@ -120,7 +125,10 @@ fn publish(node: &Node, ledger: &Ledger, cycle: u64) -> Result<(), WorkError> {
         node.publisher::<[u8]>(DYING).block_len(BLOCK_LEN).blocks(FEW_BLOCKS).deadline(DEADLINE).create()?;
     publisher.wait_for_subscribers(2, DEADLINE)?;
     for number in 0..CYCLE {
-        let mut loan = publisher.loan_uninit(len(number))?;
+        let mut loan = match tag(number) {
+            Some(tag) => publisher.loan_tagged(len(number), tag)?,
+            None => publisher.loan_uninit(len(number))?,
+        };
         write(&mut loan, cycle, number);
         loan.send();
         ledger.set(cycle, number + 1);

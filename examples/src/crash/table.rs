@@ -30,7 +30,10 @@ const AFTERWARDS: u64 = 3 * CYCLE;
 
 /// Functions of the bus that each of them must have come by: a table without them would say little.
 const MUST: [(Role, &[&str]); 3] = [
-    (Role::Publisher, &["commit", "move_to", "reclaim", "arm_room", "disarm_room", "take", "ring", "change", "finish"]),
+    (
+        Role::Publisher,
+        &["append", "write", "move_to", "reclaim", "arm_room", "disarm_room", "take", "ring", "change", "finish"],
+    ),
     (Role::Reliable, &["enter_newest", "enter", "go_to", "pin", "give_back", "leave", "want", "set_asleep", "ring"]),
     (Role::Lossy, &["enter", "pin", "give_back", "leave", "want", "set_asleep"]),
 ];
@@ -128,6 +131,11 @@ impl Reader {
         let Some(sample) = self.subscriber.receive_timeout(within)? else { return Ok(false) };
         let number = sample.sequence();
         let cycle = roles::check(&sample, number)?;
+        if sample.tag() != roles::tag(number) {
+            return Err(
+                format!("message {number} came with the tag {:?}, not {:?}", sample.tag(), roles::tag(number)).into()
+            );
+        }
         let due = self.due.entry(cycle).or_default();
         if number != *due + sample.missed_before() {
             return Err(format!(
