@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodeset_bus::message::{MAX_ALIGN, Message, Room, Scratch};
+use nodeset_bus::message::{MAX_ALIGN, Message, Room, Schema, Scratch};
 use proptest::prelude::*;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -176,9 +176,106 @@ proptest! {
     }
 
     #[test]
+    fn every_value_is_shown_without_its_type(value in everything()) {
+        let payload = Aligned::new(&write(&value));
+        let shown = Everything::schema().read(payload.bytes()).to_string();
+        prop_assert!(!shown.contains("<not shown"), "{shown}");
+        prop_assert!(shown.contains(&format!("name: {:?}", value.name)), "{shown}");
+        prop_assert!(shown.contains(&format!("wait: {:?}", value.wait)), "{shown}");
+        prop_assert!(shown.contains(&format!("letter: {:?}", value.letter)), "{shown}");
+        for (key, number) in &value.table {
+            prop_assert!(shown.contains(&format!("{key:?}: {number}")), "{key}: {shown}");
+        }
+        prop_assert!(value.set.iter().all(|key| shown.contains(&key.to_string())), "{shown}");
+    }
+
+    #[test]
+    fn any_bytes_are_shown_somehow(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let shown = Everything::schema().read(Aligned::new(&bytes).bytes()).to_string();
+        prop_assert!(shown.len() < 1 << 20, "{} bytes", shown.len());
+    }
+
+    #[test]
+    fn damaged_messages_are_shown_somehow(
+        value in everything(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        shift in 0..MAX_ALIGN,
+    ) {
+        let mut bytes = vec![0; shift];
+        bytes.extend(write(&value));
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let shown = Everything::schema().read(&Aligned::new(&bytes).bytes()[shift..]).to_string();
+        prop_assert!(shown.len() < 1 << 20, "{} bytes", shown.len());
+    }
+
+    #[test]
+    fn two_schemas_may_differ_in_any_way(one in schema(), other in schema()) {
+        let difference = one.difference(&other);
+        prop_assert_eq!(difference.is_none(), one.hash() == other.hash());
+        prop_assert_eq!(one.difference(&one), None);
+    }
+
+    #[test]
     fn text_is_checked(bytes in any::<Vec<u8>>()) {
         prop_assert_eq!(str::view(&bytes).ok(), std::str::from_utf8(&bytes).ok());
     }
+}
+
+/// Of real types, as they come over the control protocol.
+fn schema() -> impl Strategy<Value = Schema> {
+    prop::sample::select(vec![
+        Schema::bytes(),
+        Schema::text(),
+        Everything::schema(),
+        Part::schema(),
+        <Vec<Part>>::schema(),
+        <(u8, Part)>::schema(),
+        <(u8, Option<Part>)>::schema(),
+        <[f32; 3]>::schema(),
+        <[f32; 4]>::schema(),
+        <HashMap<String, Vec<Part>>>::schema(),
+    ])
+}
+
+#[test]
+fn a_message_is_shown_on_one_line() {
+    let show = |schema: Schema, payload: Vec<u8>| schema.read(Aligned::new(&payload).bytes()).to_string();
+    let parts =
+        vec![Part::Place { x: -3, letter: '\n', flag: true }, Part::Text("a \"quote\"".to_owned()), Part::Nothing];
+    assert_eq!(
+        show(<Vec<Part>>::schema(), write(&parts)),
+        r#"[Place { x: -3, letter: '\n', flag: true }, Text("a \"quote\""), Nothing]"#
+    );
+    let nested = (1.5_f32, Some(Box::new((2_u64, None::<i8>))), "far away, out of line".to_owned(), ());
+    assert_eq!(
+        show(<(f32, Option<Box<(u64, Option<i8>)>>, String, ())>::schema(), write(&nested)),
+        r#"(1.5, (2, None), "far away, out of line", ())"#
+    );
+    let long: Vec<u32> = (0..100).collect();
+    assert!(show(<Vec<u32>>::schema(), write(&long)).ends_with("62, 63, 36 more]"));
+    assert_eq!(show(<Vec<u8>>::schema(), write(&vec![1_u8, 0xfe])), "<2 bytes 01 fe>");
+    let tree = BTreeMap::from([(1_u8, 2_u8), (3, 4)]);
+    assert_eq!(show(<BTreeMap<u8, u8>>::schema(), write(&tree)), "{2 not shown}");
+    let ends = (1_u16..=4, Err::<u8, _>("no".to_owned()), Duration::from_millis(1500));
+    assert_eq!(
+        show(<(std::ops::RangeInclusive<u16>, Result<u8, String>, Duration)>::schema(), write(&ends)),
+        r#"(RangeInclusive { start: 1, end: 4 }, Err("no"), 1.5s)"#
+    );
+    assert_eq!(show(Part::schema(), vec![9; 32]), "<not shown: a variant that is unknown>");
+    assert!(show(Part::schema(), vec![1]).contains("too few"));
+    assert_eq!(show(Schema::bytes(), vec![0xab; 20]), format!("<20 bytes {}..>", "ab ".repeat(16)));
+}
+
+#[test]
+fn a_message_that_points_at_itself_ends() {
+    // A vector of vectors whose one item is itself.
+    let mut bytes = vec![0_u8; 8];
+    bytes[4..].copy_from_slice(&1_u32.to_le_bytes());
+    let shown = <Vec<Vec<Vec<u8>>>>::schema().read(Aligned::new(&bytes).bytes()).to_string();
+    assert!(shown.starts_with("[["), "{shown}");
 }
 
 #[test]

@@ -73,6 +73,10 @@ pub(crate) struct EchoArgs {
     #[arg(long)]
     pub(crate) reliable: bool,
 
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
     /// Begin with so many messages that were published before, if their publisher keeps them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) history: u64,

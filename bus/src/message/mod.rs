@@ -55,7 +55,7 @@
 //! # Modules in reading order
 //!
 //! `archived` (the rkyv types' way in and out), `room` (where they are written), [`describe`](Describe) and
-//! [`schema`](Schema) (how two programs find out whether they speak of the same type).
+//! [`schema`](Schema) (how two programs find out whether they speak of the same type), [`value`](Value) (what tools show).
 
 mod archived;
 mod describe;
@@ -63,6 +63,7 @@ mod room;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod value;
 
 pub use nodeset_derive::Message;
 
@@ -70,6 +71,7 @@ pub use self::archived::{MAX_DEPTH, MAX_TYPED_LEN};
 pub use self::describe::{Describe, Record, Types};
 pub use self::room::{Room, Scratch};
 pub use self::schema::{Field, Schema, SchemaError, Shape, Type, Variant};
+pub use self::value::Value;
 
 /// The most an archived type may be aligned to: where a frame's payload starts.
 pub const MAX_ALIGN: usize = 16;
