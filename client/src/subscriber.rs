@@ -161,7 +161,14 @@ impl<T: Message + ?Sized> Subscriber<T> {
         }
     }
 
+    /// Whether links may have come or ended since the last [`poll`](Self::poll); without a look at any log.
+    #[inline]
+    pub(crate) fn has_arrivals(&self) -> bool {
+        self.shared.is_fresh()
+    }
+
     /// How often a link came or ended so far.
+    #[inline]
     pub(crate) fn link_changes(&self) -> u64 {
         self.link_changes
     }

@@ -55,10 +55,8 @@ pub struct Client<Req: Message + ?Sized, Rep: Message + ?Sized> {
 /// A request that was sent.
 struct Sent {
     exchange: Exchange,
-    /// The server's node.
-    server: Arc<str>,
-    /// Where its replies come.
-    replies: Arc<str>,
+    /// Which of the servers it was sent to; they stay the same until the next request.
+    server: usize,
     /// Changes of links of replies up to which that one was there.
     known: u64,
     since: Instant,
@@ -138,10 +136,12 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     fn send(&mut self, request: &Req, deadline: Duration) -> Result<Sent, RequestError> {
         let since = Instant::now();
         let until = since.checked_add(deadline);
-        self.servers.update(&mut self.offers, &mut self.replies)?;
+        if !self.servers.are_current(&self.offers, &self.replies) {
+            self.servers.update(&mut self.offers, &mut self.replies)?;
+        }
         self.last += 1;
         let mark = RequestMark { id: self.last, lane: self.id.as_word() };
-        let at = loop {
+        let server = loop {
             if let Some(at) = self.servers.send(request, mark, until)? {
                 break at;
             }
@@ -154,15 +154,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
                 });
             }
         };
-        let server = self.servers.get(at);
-        Ok(Sent {
-            exchange: Exchange::new(self.last),
-            server: Arc::clone(&server.node),
-            replies: Arc::clone(&server.replies),
-            known: self.replies.link_changes(),
-            since,
-            until,
-        })
+        Ok(Sent { exchange: Exchange::new(self.last), server, known: self.replies.link_changes(), since, until })
     }
 
     /// Waits until so many servers are linked. Says how many are.
@@ -200,7 +192,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
                 Ok(Some(found)) => {
                     let port = &self.replies.ports[found.port];
                     let Some(mark) = port.inlet.extensions().request else { continue };
-                    if port.publisher.topic != sent.replies {
+                    if port.publisher.topic != self.servers.get(sent.server).replies {
                         continue;
                     }
                     match sent.exchange.hear(mark) {
@@ -221,9 +213,10 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     /// Nothing came: is the server still there, and is there still time?
     #[cold]
     fn look_after(&self, sent: &mut Sent) -> Result<(), RequestError> {
-        let (topic, server) = (Arc::clone(&self.topic), Arc::clone(&sent.server));
+        let of = self.servers.get(sent.server);
+        let (topic, server) = (Arc::clone(&self.topic), Arc::clone(&of.node));
         sent.known = self.replies.link_changes();
-        if !has_port(&self.replies, &sent.replies) {
+        if !has_port(&self.replies, &of.replies) {
             sent.exchange.finish();
             return Err(RequestError::ServerGone { topic, server });
         }
@@ -236,7 +229,8 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
 
     #[cold]
     fn unanswered(&self, sent: &Sent) -> RequestError {
-        RequestError::Unanswered { topic: Arc::clone(&self.topic), server: Arc::clone(&sent.server) }
+        let server = Arc::clone(&self.servers.get(sent.server).node);
+        RequestError::Unanswered { topic: Arc::clone(&self.topic), server }
     }
 }
 
@@ -268,13 +262,13 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Answer<'_, Req, Rep> {
 
     /// Name of the node that answers.
     pub fn server(&self) -> &str {
-        &self.sent.server
+        &self.client.servers.get(self.sent.server).node
     }
 }
 
 impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Answer<'_, Req, Rep> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("server", &self.sent.server).field("exchange", &self.sent.exchange).finish()
+        f.debug_struct("Answer").field("server", &self.server()).field("exchange", &self.sent.exchange).finish()
     }
 }
 

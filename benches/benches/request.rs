@@ -1,0 +1,262 @@
+//! How long a request and its reply take, busy-waiting, beside two plain messages of the same length, there and back, in the same
+//! run.
+//!
+//! Both ends are processes of their own on different cores. Each message has 64 bytes and its number in it, which both sides
+//! check. Plain messages and requests take turns; the ratio printed at the end is the median of those turns. The goal is at
+//! most 1.15.
+
+#![allow(missing_docs, reason = "a program")]
+
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use criterion::Criterion;
+use nodeset::{Client, Node, Publisher, Server, Subscriber, WaitStrategy};
+use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
+use nodeset_examples::measure::{Budget, Clock, Cores, Recorder, Report, Worker, monotonic_ns};
+use serde::{Deserialize, Serialize};
+
+/// How long starting, linking or a run may take beyond what criterion asks for.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Round trips at the start of a run that are not counted.
+const WARM_UP: u64 = 1000;
+/// Turns of which the ratio is the median, and how long each way takes in one.
+const TURNS: usize = 15;
+const TURN: Duration = Duration::from_millis(200);
+/// The message that ends a run.
+const END: u64 = u64::MAX;
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How a message gets there and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Way {
+    /// A publisher and a subscriber at each end.
+    Plain,
+    /// A client and a server.
+    Request,
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Task {
+    socket: PathBuf,
+    way: Way,
+    asks: bool,
+}
+
+fn main() -> Outcome {
+    if worker::is_worker() {
+        return worker::work(prepare);
+    }
+    let instance = format!("bench-{}", std::process::id());
+    let _node = Node::builder("bench").instance(&instance).embedded().connect()?;
+    let endpoint = nodeset::AppOptions { instance, ..nodeset::AppOptions::default() }.endpoint()?;
+    let cores = Cores::of_this_process();
+    let mut plain = Pair::start(endpoint.path(), Way::Plain, cores)?;
+    let mut request = Pair::start(endpoint.path(), Way::Request, cores)?;
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    bench(&mut criterion, "two messages", &mut plain)?;
+    bench(&mut criterion, "request and reply", &mut request)?;
+    criterion.final_summary();
+    let quick = std::env::args().any(|argument| argument == "--test");
+    print_ratio(&mut plain, &mut request, cores, if quick { 1 } else { TURNS })
+}
+
+/// One way under criterion, by the medians of its runs.
+fn bench(criterion: &mut Criterion, name: &str, pair: &mut Pair) -> Outcome {
+    let mut group = criterion.benchmark_group("request");
+    let mut outcome = Ok(());
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|messages| match pair.run(Budget::Messages(messages)) {
+            Ok(p50_ns) => Duration::from_nanos((p50_ns * messages as f64) as u64),
+            Err(error) => {
+                outcome = Err(error);
+                // Criterion cannot be stopped; the error ends the program below.
+                Duration::from_nanos(messages)
+            }
+        });
+    });
+    group.finish();
+    outcome
+}
+
+fn print_ratio(plain: &mut Pair, request: &mut Pair, cores: Cores, turns: usize) -> Outcome {
+    let (mut ratios, mut plains, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..turns {
+        let before = plain.run(Budget::Time(TURN / 2))?;
+        let with_reply = request.run(Budget::Time(TURN))?;
+        let two_messages = (before + plain.run(Budget::Time(TURN / 2))?) / 2.0;
+        ratios.push(with_reply / two_messages);
+        plains.push(two_messages);
+        requests.push(with_reply);
+    }
+    let (ratio, plain, request) = (median(ratios), median(plains), median(requests));
+    println!("request and reply {request:7.1} ns, two messages {plain:7.1} ns, ratio {ratio:.2}");
+    if !cores.are_two() {
+        println!("this process has one core: busy waiting measures the scheduler here");
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Two processes, of which one asks.
+struct Pair {
+    asks: Worker,
+    answers: Worker,
+}
+
+impl Pair {
+    fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
+        let task = |asks| Task { socket: socket.to_owned(), way, asks };
+        let mut asks = Worker::start("asks", cores.first, &task(true), &[])?;
+        let mut answers = Worker::start("answers", cores.second, &task(false), &[])?;
+        Worker::await_all_ready(&mut [&mut asks, &mut answers], DEADLINE)?;
+        Ok(Pair { asks, answers })
+    }
+
+    /// Median of a round trip, in nanoseconds.
+    fn run(&mut self, budget: Budget) -> Outcome<f64> {
+        self.answers.run(budget)?;
+        self.asks.run(budget)?;
+        let reports = Worker::reports(&mut [&mut self.asks, &mut self.answers], DEADLINE)?;
+        Ok(reports[0].latency.ok_or("no round trip was made")?.p50_ns * 2.0)
+    }
+}
+
+fn prepare(task: Task, _descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkError> {
+    let Task { socket, way, asks } = task;
+    let node = Node::builder(if asks { "asks" } else { "answers" }).socket(socket).connect()?;
+    let wait = WaitStrategy::Spin;
+    let end = match (way, asks) {
+        (Way::Request, true) => {
+            let mut client = node.client("request").wait(wait).create()?;
+            client.wait_for_servers(1, DEADLINE)?;
+            End::Client(client)
+        }
+        (Way::Request, false) => {
+            let mut server = node.server("request").wait(wait).create()?;
+            // A server meets its clients while it receives.
+            while server.clients() == 0 {
+                if server.receive_timeout(Duration::from_millis(1))?.is_some() {
+                    return Err("a request came before the first run".into());
+                }
+            }
+            End::Server(server)
+        }
+        (Way::Plain, _) => {
+            let topic = |asks| if asks { "plain/there" } else { "plain/back" };
+            let subscriber = node.subscriber(topic(!asks)).reliable().wait(wait).create()?;
+            let publisher = node.publisher(topic(asks)).create()?;
+            publisher.wait_for_subscribers(1, DEADLINE)?;
+            End::Plain(publisher, subscriber)
+        }
+    };
+    Ok(if asks { Box::new(Asks { end, clock: Clock::calibrate() }) } else { Box::new(Answers { end }) })
+}
+
+/// Message `number`.
+fn message(number: u64) -> [u8; 64] {
+    let mut bytes = [number as u8; 64];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+/// The number of a message.
+fn check(bytes: &[u8]) -> Result<u64, WorkError> {
+    let number = bytes.first_chunk().map(|first| u64::from_le_bytes(*first)).ok_or("a message is too short")?;
+    if *bytes == message(number) { Ok(number) } else { Err("a message is not what was sent".into()) }
+}
+
+/// One end of either way.
+enum End {
+    Plain(Publisher<[u8]>, Subscriber<[u8]>),
+    Client(Client<[u8], [u8]>),
+    Server(Server<[u8], [u8]>),
+}
+
+impl End {
+    /// There and back.
+    fn ask(&mut self, number: u64) -> Result<(), WorkError> {
+        let answer = match self {
+            End::Plain(publisher, subscriber) => {
+                publisher.publish(&message(number))?;
+                check(&subscriber.receive()?)?
+            }
+            End::Client(client) => check(&client.request(&message(number), DEADLINE)?)?,
+            End::Server(_) => return Err("a server does not ask".into()),
+        };
+        if answer == number { Ok(()) } else { Err(format!("{answer} came instead of {number}").into()) }
+    }
+
+    /// Answers one message with itself. Says its number.
+    fn answer(&mut self) -> Result<u64, WorkError> {
+        match self {
+            End::Plain(publisher, subscriber) => {
+                let number = check(&subscriber.receive()?)?;
+                publisher.publish(&message(number))?;
+                Ok(number)
+            }
+            End::Server(server) => {
+                let request = server.receive()?;
+                let number = check(&request)?;
+                request.reply(&message(number))?;
+                Ok(number)
+            }
+            End::Client(_) => Err("a client does not answer".into()),
+        }
+    }
+}
+
+struct Asks {
+    end: End,
+    clock: Clock,
+}
+
+impl Role for Asks {
+    fn run(&mut self, budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
+        let Asks { end, clock } = self;
+        let mut recorder = Recorder::new(*clock);
+        let started_ns = monotonic_ns();
+        for number in 0.. {
+            if number >= WARM_UP && budget.is_spent(recorder.count(), started_ns) {
+                break;
+            }
+            let sent = clock.ticks();
+            end.ask(number)?;
+            let ticks = clock.ticks() - sent;
+            if number >= WARM_UP {
+                recorder.round_trip(ticks);
+            }
+        }
+        end.ask(END)?;
+        let messages = recorder.count();
+        let latency = recorder.one_way();
+        Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, latency, ..Report::default() })
+    }
+}
+
+struct Answers {
+    end: End,
+}
+
+impl Role for Answers {
+    fn run(&mut self, _budget: Budget, _finish: &Finish<'_>) -> Result<Report, WorkError> {
+        let started_ns = monotonic_ns();
+        let mut messages = 0;
+        while self.end.answer()? != END {
+            messages += 1;
+        }
+        Ok(Report { started_ns, ended_ns: monotonic_ns(), messages, ..Report::default() })
+    }
+}
