@@ -206,7 +206,7 @@ pub enum Action {
     Retain {
         /// Of which log.
         log: LogKey,
-        /// Sequence of the first message that is.
+        /// Sequence of the first message that is. The other side's word: if it lies beyond the end of the log, nothing there is.
         from: u64,
     },
     /// Nothing is kept any more; reading goes on with what is still there.
@@ -277,7 +277,7 @@ pub enum Next {
 
 /// The logs of this host's publications, read for the other side.
 pub trait Outgoing {
-    /// What stands at message `from`, at most `limit` bytes of frames. What it told of stays where it is until it is asked about the
+    /// What stands at message `from`, at most `limit` bytes of frames; `Nothing` where `from` lies beyond the end. What it told of stays where it is until it is asked about the
     /// same log again, or the log is unlinked.
     fn next(&mut self, log: LogKey, from: u64, limit: u32) -> Next;
 }
