@@ -1,4 +1,5 @@
-//! How a new topic finds its subscribers among 100 000 patterns, beside a scan of all of them.
+//! How a new topic finds its subscribers among 100 000 patterns, beside a scan of all of them; and what messages through a
+//! subscription by pattern cost, beside a plain one.
 //!
 //! The patterns are those of a large fleet: most name a machine, some a kind of sensor on every machine (`*`, `**`), a few
 //! want everything of a part. Before anything is measured, index and scan must find the same for every topic.
@@ -10,6 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
+use nodeset::{Node, WaitStrategy};
 use nodeset_bus::topic::{Pattern, PatternIndex, Topic};
 
 const PATTERNS: usize = 100_000;
@@ -52,7 +54,95 @@ fn main() -> Result<(), Box<dyn Error>> {
          ({:.0} times as long); allowed are {ALLOWED:?}",
         by_scan.as_secs_f64() / by_index.as_secs_f64()
     );
+    compare_messages(std::env::args().any(|argument| argument == "--test"))
+}
+
+/// Messages of each turn: published and read in bursts, and sent to and fro.
+const BURSTS: u32 = 200;
+const BURST: u64 = 2_000;
+const ROUND_TRIPS: u32 = 20_000;
+/// Turns; the ratio in the middle is reported.
+const TURNS: usize = 15;
+/// What a pattern may cost beside a plain topic.
+const ALLOWED_RATIO: f64 = 1.05;
+
+/// The same messages through a plain subscription and through one by pattern, in turns.
+fn compare_messages(quick: bool) -> Result<(), Box<dyn Error>> {
+    let place = tempfile::tempdir()?;
+    let node = Node::builder("patterns").socket(place.path().join("patterns.sock")).embedded().connect()?;
+    let (turns, bursts, round_trips) = if quick { (1, 1, 100) } else { (TURNS, BURSTS, ROUND_TRIPS) };
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    for turn in 0..turns {
+        let plain = [burst(&node, &format!("a/{turn}"), &format!("a/{turn}"), bursts)?, {
+            ping_pong(&node, &format!("b/{turn}"), |topic| topic.to_owned(), round_trips)?
+        }];
+        let by_pattern = [burst(&node, &format!("c/{turn}/x"), &format!("c/{turn}/*"), bursts)?, {
+            ping_pong(&node, &format!("d/{turn}"), |topic| format!("{topic}/**"), round_trips)?
+        }];
+        for (ratios, (plain, by_pattern)) in ratios.iter_mut().zip(plain.iter().zip(by_pattern)) {
+            ratios.push(by_pattern.as_secs_f64() / plain.as_secs_f64());
+        }
+    }
+    let [throughput, latency] = ratios.map(|mut ratios| {
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    });
+    println!(
+        "messages by pattern, to those of a plain topic: {throughput:.3} of the time to publish and read, {latency:.3} of a round \
+         trip; allowed are {ALLOWED_RATIO}"
+    );
     Ok(())
+}
+
+/// How long so many bursts take to publish and to read.
+fn burst(node: &Node, topic: &str, subscribed: &str, bursts: u32) -> Result<Duration, Box<dyn Error>> {
+    let mut subscriber = node.subscriber::<u64>(subscribed).reliable().create()?;
+    let mut publisher = node.publisher::<u64>(topic).create()?;
+    let start = Instant::now();
+    for _ in 0..bursts {
+        for number in 0..BURST {
+            publisher.publish(&number)?;
+        }
+        for number in 0..BURST {
+            if subscriber.try_receive()?.is_none_or(|sample| sample.to_native() != number) {
+                return Err(format!("{number} did not come").into());
+            }
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// How long so many round trips between two threads take.
+fn ping_pong(
+    node: &Node,
+    prefix: &str,
+    subscribed: impl Fn(&str) -> String,
+    round_trips: u32,
+) -> Result<Duration, Box<dyn Error>> {
+    let [there, back] = [format!("{prefix}/there"), format!("{prefix}/back")];
+    let listen = |topic: &str| node.subscriber::<u64>(&subscribed(topic)).reliable().wait(WaitStrategy::Spin).create();
+    let (mut pings, mut pongs) = (listen(&there)?, listen(&back)?);
+    let (mut ping, mut pong) = (node.publisher::<u64>(&there).create()?, node.publisher::<u64>(&back).create()?);
+    let took = std::thread::scope(|scope| -> Result<Duration, Box<dyn Error + Send + Sync>> {
+        let echoing = scope.spawn(move || -> Result<(), Box<dyn Error + Send + Sync>> {
+            for _ in 0..round_trips {
+                let number = pings.receive()?.to_native();
+                pong.publish(&number)?;
+            }
+            Ok(())
+        });
+        let start = Instant::now();
+        for number in 0..u64::from(round_trips) {
+            ping.publish(&number)?;
+            if pongs.receive()?.to_native() != number {
+                return Err(format!("another one than {number} came back").into());
+            }
+        }
+        let took = start.elapsed();
+        echoing.join().map_err(|_| "the thread that echoes panicked")??;
+        Ok(took)
+    });
+    took.map_err(|error| error.to_string().into())
 }
 
 fn pattern(number: usize) -> Result<Pattern, Box<dyn Error>> {
