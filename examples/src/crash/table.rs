@@ -319,10 +319,14 @@ impl Survivors {
         Ok(())
     }
 
-    /// Sessions of the dead end a little later than they do.
-    fn wait_for_descriptors(&self) -> Result<(), WorkError> {
+    /// Sessions of the dead end a little later than they do, and a publisher lets go of a link with a message that it publishes
+    /// after that.
+    fn wait_for_descriptors(&mut self) -> Result<(), WorkError> {
         let give_up = Instant::now() + DEADLINE;
         loop {
+            if let Ends::Publisher { publisher, healthy, .. } = &mut self.ends {
+                exchange(publisher, healthy)?;
+            }
             let found = descriptors()?;
             if found <= self.descriptors {
                 return Ok(());
