@@ -398,6 +398,33 @@ impl Outlet {
         sequence
     }
 
+    /// Says that the next `count` messages were left out on purpose, which is no loss, and wakes who sleeps.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room within `reach`.
+    pub fn skip(&mut self, count: u64, reach: Reach) -> Result<(), NoRoom> {
+        self.producer.skip(count, reach)?;
+        self.alarm.after_commit(&mut self.producer);
+        Ok(())
+    }
+
+    /// Says that the next `count` messages are lost. Subscribers count them at the next message, or at the end.
+    pub fn lose(&mut self, count: u64) {
+        self.producer.lose(count);
+    }
+
+    /// Frees what readers have left, as is done by itself wherever a block ends: for those who wait for room before they open a
+    /// frame. Looks at the line of each link.
+    pub fn free_what_was_left(&mut self) {
+        self.producer.free_what_was_left();
+    }
+
+    /// bytes of blocks that somebody may still read, or that are kept
+    pub fn occupied_bytes(&self) -> u64 {
+        self.producer.footprint().0
+    }
+
     /// The publisher is about to wait for room: its bell rings from now on whenever a reader leaves a block. Try once more,
     /// then sleep.
     pub fn arm_room(&mut self) {
@@ -438,7 +465,7 @@ pub struct OpenFrame<'a> {
     extensions: Extensions,
 }
 
-impl OpenFrame<'_> {
+impl<'a> OpenFrame<'a> {
     /// The payload's bytes, 16-byte aligned. They hold whatever stood there before: parts of older messages of this
     /// publication, perhaps.
     #[inline]
@@ -450,6 +477,13 @@ impl OpenFrame<'_> {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.outlet.producer.peek_bytes(self.front + self.len)[self.front..]
+    }
+
+    /// The payload's bytes for longer than this frame is open: whoever opens a frame of the same length and with the same kinds of
+    /// extensions next finds them as they are left.
+    pub fn into_bytes(self) -> &'a mut [u8] {
+        let OpenFrame { outlet, len, front, .. } = self;
+        &mut outlet.producer.open_bytes(front + len)[front..]
     }
 
     /// Commits the first `len` bytes as the message, wakes who sleeps, and returns the message's sequence.

@@ -466,3 +466,33 @@ fn threads_at_full_speed_tear_nothing() {
     // Nothing here relies on the words being mapped.
     assert!(publication.log.load(0) != 0);
 }
+
+#[test]
+fn what_was_left_out_is_no_loss_and_what_is_lost_is_counted() {
+    let shape = LogShape { block_len: 4096, blocks: 8 };
+    let mut publication = Publication::new(shape, Retention::default());
+    let mut reader = publication.join(true);
+    // Over several blocks, so that both also stand where one begins.
+    let (mut next, mut missed) = (0, 0);
+    for round in 0..200_u64 {
+        assert_eq!(publication.producer.next_sequence(), next);
+        let at = publication.producer.open(64, Reach::Limit).unwrap();
+        publication.log.store(at, next);
+        assert_eq!(publication.producer.commit(8), next);
+        let frame = reader.cursor.poll().unwrap().unwrap();
+        assert_eq!((frame.sequence, frame.missed_before), (next, missed), "round {round}");
+        (next, missed) = (next + 1, 0);
+        if round % 2 == 0 {
+            assert_eq!(publication.producer.skip(round + 1, Reach::Limit).unwrap(), next);
+            next += round + 1;
+        }
+        if round % 3 == 0 {
+            publication.producer.lose(round);
+            missed = round;
+            next += round;
+        }
+    }
+    publication.producer.lose(7);
+    publication.producer.finish();
+    assert_eq!(reader.cursor.poll().unwrap_err(), CursorFault::Ended { missed: missed + 7 });
+}

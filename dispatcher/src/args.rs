@@ -10,6 +10,8 @@ use nodeset_bus::protocol::endpoint::{DEFAULT_INSTANCE, EndpointError, check_ins
 use thiserror::Error;
 
 use crate::Replace;
+#[cfg(feature = "bridge")]
+use crate::bridge::config::{BridgeConfigError, args::BridgeArgs};
 use crate::config::{self, Config};
 use crate::policy;
 use crate::policy::file::PolicyError;
@@ -144,6 +146,11 @@ pub struct Args {
     /// Print what follows from all this, and end
     #[arg(long)]
     pub print_config: bool,
+
+    /// Other hosts.
+    #[cfg(feature = "bridge")]
+    #[command(flatten)]
+    pub bridge: BridgeArgs,
 }
 
 /// The arguments do not make a configuration.
@@ -156,6 +163,10 @@ pub enum ConfigError {
     /// Correct the file.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// Correct the options or the file.
+    #[cfg(feature = "bridge")]
+    #[error(transparent)]
+    Bridge(#[from] BridgeConfigError),
 }
 
 /// How a running dispatcher is replaced.
@@ -220,6 +231,11 @@ impl Args {
             segments: self.user_segments,
             bytes: self.user_bytes,
         };
+        #[cfg(feature = "bridge")]
+        {
+            config.bridge = self.bridge.resolve(&config.host)?;
+            config.host = config.bridge.host.to_string();
+        }
         Ok(config)
     }
 }

@@ -1,7 +1,6 @@
 //! The dispatcher as a program: what `nodeset-dispatcher` and `nodeset dispatcher` do.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
 use std::process::ExitCode;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -58,14 +57,13 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
     let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(ProgramError::Signals)?;
     let handle = signals.handle();
-    let (on_signal, policy) = (shutdown.clone(), args.policy.clone());
+    let (on_signal, reloading) = (shutdown.clone(), args.clone());
     let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             info!(event = "signal", signal);
-            match (signal, &policy) {
-                (SIGHUP, Some(path)) => reload(path, &on_signal),
-                // Also SIGHUP, when there is nothing to read again: its terminal was closed.
-                _ => on_signal.request(),
+            // Also SIGHUP, when there is nothing to read again: its terminal was closed.
+            if signal != SIGHUP || !reload(&reloading, &on_signal) {
+                on_signal.request();
             }
         }
     });
@@ -77,12 +75,32 @@ fn run_program(args: &Args) -> Result<(), ProgramError> {
     Ok(outcome?)
 }
 
-/// Reads the policy again; one that is wrong changes nothing.
-fn reload(path: &Path, dispatcher: &Shutdown) {
-    match policy::file::read(path) {
-        Ok(policy) => dispatcher.set_policy(policy),
-        Err(error) => error!(event = "policy_refused", why = chain(&error), "the rules from before hold on"),
+/// Reads again what stands in files; what is wrong changes nothing. False: nothing does.
+fn reload(args: &Args, dispatcher: &Shutdown) -> bool {
+    if let Some(path) = &args.policy {
+        match policy::file::read(path) {
+            Ok(policy) => dispatcher.set_policy(policy),
+            Err(error) => error!(event = "policy_refused", why = chain(&error), "the rules from before hold on"),
+        }
     }
+    reload_bridge(args, dispatcher) || args.policy.is_some()
+}
+
+#[cfg(feature = "bridge")]
+fn reload_bridge(args: &Args, dispatcher: &Shutdown) -> bool {
+    if args.bridge.config.is_none() {
+        return false;
+    }
+    match args.bridge.resolve(&crate::config::node_name()) {
+        Ok(config) => dispatcher.set_bridge(config),
+        Err(error) => error!(event = "bridge_refused", why = chain(&error), "the hosts from before stay"),
+    }
+    true
+}
+
+#[cfg(not(feature = "bridge"))]
+fn reload_bridge(_args: &Args, _dispatcher: &Shutdown) -> bool {
+    false
 }
 
 fn start_logging(args: &Args) -> Result<(), ProgramError> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
 use nodeset_bus::sys::memory_limit;
 
+#[cfg(feature = "bridge")]
+use crate::bridge::config::BridgeConfig;
 use crate::policy::Policy;
 use crate::registry::{Limits, Quotas};
 use crate::{Access, Patience, Replace};
@@ -46,20 +48,26 @@ pub struct Config {
     pub quotas: Quotas,
     /// bytes; a session for which more waits is ended
     pub queue_bytes: usize,
+    /// Other hosts.
+    #[cfg(feature = "bridge")]
+    pub bridge: BridgeConfig,
 }
 
 impl Config {
     /// The defaults, at that endpoint.
     pub fn at(endpoint: Endpoint) -> Config {
         let board = endpoint.instance().map(str::to_owned);
+        let host = node_name();
         Config {
+            #[cfg(feature = "bridge")]
+            bridge: BridgeConfig::none(&host),
             endpoint,
             embedded: false,
             access: Access::default(),
             policy: Policy::default(),
             replace: Replace::Embedded,
             board,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host,
             grace: DEFAULT_GRACE,
             patience: Patience::default(),
             limits: Limits { log_bytes: log_bytes(u64::MAX), ..Limits::default() },
@@ -76,6 +84,11 @@ impl Config {
     pub fn resolve(instance: &str, socket: Option<&Path>) -> Result<Config, EndpointError> {
         Endpoint::resolve(instance, socket).map(Config::at)
     }
+}
+
+/// What the system calls this host.
+pub(crate) fn node_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// bytes; the most that a log may have: `wished`, but no more than a quarter of the memory that this process may use.
@@ -98,6 +111,8 @@ impl fmt::Display for Config {
             limits,
             quotas,
             queue_bytes,
+            #[cfg(feature = "bridge")]
+            bridge,
         } = self;
         let Limits { nodes, publications, subscriptions, topics, links, log_bytes } = limits;
         writeln!(f, "socket            {}", endpoint.path().display())?;
@@ -127,7 +142,12 @@ impl fmt::Display for Config {
         writeln!(f, "user-subscriptions {}", said(*subscriptions))?;
         writeln!(f, "user-topics       {}", said(*topics))?;
         writeln!(f, "user-segments     {}", said(*segments))?;
-        write!(f, "user-bytes        {}", said(*bytes))
+        write!(f, "user-bytes        {}", said(*bytes))?;
+        #[cfg(feature = "bridge")]
+        if bridge.is_wanted() {
+            write!(f, "\n{bridge}")?;
+        }
+        Ok(())
     }
 }
 

@@ -22,10 +22,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::allocate::{Descriptor, Store, chain, system_failure};
 use crate::board::Keeper;
+#[cfg(feature = "bridge")]
+use crate::bridge::{self, Bridge, BridgeError, config::BridgeConfig};
 use crate::health::Health;
 use crate::heartbeats::Heartbeats;
 use crate::policy::Policy;
-use crate::registry::{Action, Failure, Handle, Identity, Input, Kind, Registry, SessionId, Settings, Task};
+use crate::registry::{Action, Failure, Handle, Identity, Input, Kind, News, Registry, SessionId, Settings, Task};
 use crate::session::{Failed, Flushed, Session};
 use crate::shutdown::Command;
 use crate::socket::Listening;
@@ -85,6 +87,8 @@ impl Dispatcher {
     pub fn run(self, shutdown: Shutdown) -> Result<Ended, RunError> {
         let path = self.listening.path().to_owned();
         let mut event_loop = EventLoop::new(self, shutdown)?;
+        #[cfg(feature = "bridge")]
+        event_loop.start_bridge()?;
         info!(event = "serving", socket = %path.display(), pid = std::process::id());
         let ended = event_loop.serve()?;
         event_loop.end(ended);
@@ -123,6 +127,8 @@ struct EventLoop {
     spare: Option<File>,
     next_token: usize,
     ended: Option<Ended>,
+    #[cfg(feature = "bridge")]
+    bridge: Option<Bridge>,
 }
 
 impl EventLoop {
@@ -176,6 +182,8 @@ impl EventLoop {
             spare: spare(),
             next_token: FIRST_TOKEN,
             ended: None,
+            #[cfg(feature = "bridge")]
+            bridge: None,
         })
     }
 
@@ -186,6 +194,8 @@ impl EventLoop {
                 match command {
                     Command::Stop => return Ok(Ended::Stopped),
                     Command::Policy(policy) => self.set_policy(*policy),
+                    #[cfg(feature = "bridge")]
+                    Command::Bridge(config) => self.set_bridge(*config),
                 }
             }
             match self.poll.poll(&mut events, self.wait_at_most()) {
@@ -217,6 +227,11 @@ impl EventLoop {
 
     fn set_policy(&mut self, policy: Policy) {
         info!(event = "policy", path = policy.path().map(|it| it.display().to_string()), rules = policy.len());
+        #[cfg(feature = "bridge")]
+        if let Some(bridge) = &self.bridge {
+            bridge.command(bridge::Command::Policy(Box::new(policy.clone())));
+        }
+        self.config.policy = policy.clone();
         self.registry.set_policy(policy);
     }
 
@@ -496,7 +511,42 @@ impl EventLoop {
                         self.listings.insert(session);
                     }
                 }
+                Action::Tell(news) => self.tell_bridge(news),
                 Action::Leave { session } => self.leave_to(session),
+            }
+        }
+    }
+
+    fn tell_bridge(&self, news: News) {
+        #[cfg(feature = "bridge")]
+        if let Some(bridge) = &self.bridge {
+            bridge.command(bridge::Command::News(news));
+        }
+        #[cfg(not(feature = "bridge"))]
+        drop(news);
+    }
+
+    /// Starts a bridge, if the configuration wants one.
+    #[cfg(feature = "bridge")]
+    fn start_bridge(&mut self) -> Result<(), BridgeError> {
+        let Config { bridge, policy, endpoint, .. } = &self.config;
+        if bridge.is_wanted() {
+            self.bridge = Some(Bridge::start(bridge.clone(), policy.clone(), endpoint)?);
+            self.registry.set_bridged(true);
+            self.carry_out();
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "bridge")]
+    fn set_bridge(&mut self, config: BridgeConfig) {
+        self.config.bridge = config;
+        match &self.bridge {
+            Some(bridge) => bridge.command(bridge::Command::Config(Box::new(self.config.bridge.clone()))),
+            None => {
+                if let Err(error) = self.start_bridge() {
+                    error!(event = "bridge_not_started", why = chain(&error));
+                }
             }
         }
     }
@@ -590,6 +640,8 @@ impl EventLoop {
 
     /// Tells all sessions and lets them go. Their nodes connect again, to whoever is there then.
     fn end(&mut self, ended: Ended) {
+        #[cfg(feature = "bridge")]
+        drop(self.bridge.take());
         let board = self.board.take();
         match ended {
             Ended::Stopped => self.listening.remove_file(),

@@ -75,6 +75,10 @@ pub enum RunError {
     /// The socket was not taken; the text says who has it or what to do.
     #[error(transparent)]
     Take(#[from] TakeError),
+    /// The bridge to other hosts could not start.
+    #[cfg(feature = "bridge")]
+    #[error(transparent)]
+    Bridge(#[from] bridge::BridgeError),
     /// The kernel refused something that cannot be done without.
     #[error("{doing} failed")]
     System {

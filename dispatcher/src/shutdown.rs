@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 
+#[cfg(feature = "bridge")]
+use crate::bridge::config::BridgeConfig;
 use crate::policy::Policy;
 
 /// What the loop is told from outside.
@@ -15,6 +17,9 @@ pub(crate) enum Command {
     Stop,
     /// From now on these rules hold.
     Policy(Box<Policy>),
+    /// From now on these are the other hosts.
+    #[cfg(feature = "bridge")]
+    Bridge(Box<BridgeConfig>),
 }
 
 /// Asks a dispatcher to end in order. Clones ask the same one.
@@ -46,6 +51,12 @@ impl Shutdown {
     /// Gives the dispatcher other rules, for what is asked for from now on. May be called before it runs.
     pub fn set_policy(&self, policy: Policy) {
         self.command(Command::Policy(Box::new(policy)));
+    }
+
+    /// Gives the dispatcher other hosts; connections to those that stay as they are go on. May be called before it runs.
+    #[cfg(feature = "bridge")]
+    pub fn set_bridge(&self, config: BridgeConfig) {
+        self.command(Command::Bridge(Box::new(config)));
     }
 
     fn command(&self, command: Command) {

@@ -37,6 +37,13 @@ fn the_help_lists_what_can_be_set() {
         "--max-queue-bytes",
         "--grace-seconds",
         "--print-config",
+        "--config",
+        "--host-name",
+        "--listen",
+        "--peer",
+        "--key",
+        "--peer-key",
+        "--insecure-plaintext",
     ] {
         assert!(help.contains(option), "{option}: {help}");
     }

@@ -46,6 +46,50 @@ impl Extensions {
         EXTENSION_LEN * self.flags().count_ones() as usize
     }
 
+    /// One bit an extension, as in a frame's header: for those who carry frames elsewhere ([`to_bytes`](Self::to_bytes)).
+    pub fn frame_flags(&self) -> u8 {
+        self.flags()
+    }
+
+    /// Appends them as they stand in a frame, between header and payload.
+    pub fn to_bytes(&self, out: &mut Vec<u8>) {
+        let mut put = |words: [u64; 2]| words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        if self.flags() & FLAG_STAMP != 0 {
+            put(self.stamp());
+        }
+        if let Some(RequestMark { id, lane }) = self.request {
+            put([id, lane]);
+        }
+    }
+
+    /// Takes those with `flags` from the front of a frame's body, and gives the rest: the payload. Those that this version does
+    /// not know are left out; `None` when the body is too short.
+    pub fn from_bytes(flags: u8, body: &[u8]) -> Option<(Extensions, &[u8])> {
+        let (mut extensions, mut rest) = (Extensions::NONE, body);
+        for flag in (0..u8::BITS).map(|bit| 1 << bit).filter(|flag| flags & flag != 0) {
+            let (front, behind) = rest.split_first_chunk::<EXTENSION_LEN>()?;
+            let (first, second) = front.split_at(8);
+            let [first, second] = [first, second].map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+            match flag {
+                FLAG_STAMP => extensions.set_stamp(first, second),
+                FLAG_REQUEST => extensions.request = Some(RequestMark { id: first, lane: second }),
+                _ => {}
+            }
+            rest = behind;
+        }
+        Some((extensions, rest))
+    }
+
+    fn stamp(&self) -> [u64; 2] {
+        let tagged = if self.tag.is_some() { TAGGED } else { 0 };
+        [self.time.map_or(0, Timestamp::as_nanos) | tagged, self.tag.unwrap_or(0)]
+    }
+
+    fn set_stamp(&mut self, first: u64, second: u64) {
+        self.time = Timestamp::from_nanos(first & !TAGGED);
+        self.tag = (first & TAGGED != 0).then_some(second);
+    }
+
     /// Writes them behind the header of the frame at `frame_at`, which is not committed yet.
     #[inline]
     pub(super) fn write<W: Words>(&self, words: &W, frame_at: usize) {
@@ -93,6 +137,14 @@ mod tests {
         let word = CommitWord::new(KIND_DATA, 8).with_flags(extensions.flags());
         assert_eq!(word.payload_offset(), HEADER_LEN + extensions.frame_bytes());
         assert_eq!(Extensions::read(&words, 64, word), extensions);
+
+        let mut bytes = Vec::new();
+        extensions.to_bytes(&mut bytes);
+        assert_eq!(bytes.len(), extensions.frame_bytes());
+        let in_log: Vec<u8> = (80..80 + bytes.len()).step_by(8).flat_map(|at| words.load(at).to_le_bytes()).collect();
+        assert_eq!(bytes, in_log);
+        bytes.extend_from_slice(b"payload");
+        assert_eq!(Extensions::from_bytes(extensions.frame_flags(), &bytes), Some((extensions, &b"payload"[..])));
     }
 
     #[test]
@@ -120,5 +172,9 @@ mod tests {
         assert_eq!(word.payload_offset(), 64);
         let read = Extensions::read(&words, 0, word);
         assert_eq!(read, Extensions { request: Some(RequestMark { id: 5, lane: 6 }), ..Extensions::NONE });
+
+        let body: Vec<u8> = (16..64).step_by(8).flat_map(|at| words.load(at).to_le_bytes()).collect();
+        assert_eq!(Extensions::from_bytes(word.flags(), &body), Some((read, &[][..])));
+        assert_eq!(Extensions::from_bytes(word.flags(), &body[1..]), None);
     }
 }

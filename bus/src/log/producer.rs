@@ -28,7 +28,7 @@ use crate::line::LineView;
 use crate::protocol::{LinkId, LogShape};
 
 use super::extension::Extensions;
-use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, frame_len};
+use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP, frame_len};
 use super::layout::{self, Layout};
 use super::links::{Link, Links};
 use super::pool::{Block, Pool};
@@ -262,6 +262,27 @@ impl<W: Words> Producer<W> {
         sequence
     }
 
+    /// Says that the next `count` messages were left out on purpose: subscribers count no loss. Returns the sequence of the first
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn skip(&mut self, count: u64, reach: Reach) -> Result<u64, NoRoom> {
+        let at = self.open(size_of::<u64>(), reach)?;
+        // Relaxed: published by the commit word.
+        self.words.store(at, count);
+        let word = CommitWord::new(KIND_SKIP, size_of::<u64>() as u32);
+        let first = self.append(word.frame_len(), word);
+        self.sequence = first.saturating_add(count);
+        Ok(first)
+    }
+
+    /// Says that the next `count` messages are lost: subscribers count them, at the next message or the end.
+    pub fn lose(&mut self, count: u64) {
+        self.sequence = self.sequence.saturating_add(count);
+    }
+
     /// Ends the log: subscribers drain it and learn the last sequence.
     pub fn finish(&mut self) {
         let at = self.next_at;
@@ -474,6 +495,12 @@ impl<W: Words> Producer<W> {
         self.refresh_links();
         let lossy = self.reliable.len() < self.known.len();
         self.retention.history.max(if lossy { self.retention.depth } else { 0 })
+    }
+
+    /// Frees what readers have left, as is done wherever a block ends: for a producer that waits for room before it writes.
+    pub fn free_what_was_left(&mut self) {
+        let kept = self.window();
+        self.reclaim(kept);
     }
 
     /// Frees what nobody needs any more, but for the last `kept` messages; returns the reliable link that holds back the floor,

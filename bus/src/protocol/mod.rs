@@ -199,7 +199,7 @@ pub struct Subscribe {
     pub schema: Option<Schema>,
     /// Keep everything for this subscriber, or let it lose what it is too slow for.
     pub reliable: bool,
-    /// Its share of what direct publishers send; at least 1.
+    /// Its share of what direct publishers send; 0: it takes nothing of theirs.
     pub weight: u16,
 }
 

@@ -3,6 +3,7 @@
 use nodeset_bus::protocol::{LogShape, NodeId, PublicationId, ToNode};
 
 use super::SessionId;
+use super::news::News;
 
 /// Names a descriptor that the dispatcher holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,6 +107,8 @@ pub enum Action {
         /// To whom.
         session: SessionId,
     },
+    /// Tell the bridge.
+    Tell(News),
     /// Hand the socket to the dispatcher behind this session, then end.
     Leave {
         /// The successor.

@@ -133,7 +133,8 @@ impl Registry {
         else {
             return Wanted::No;
         };
-        if !self.wants_of(subscription, &direct.topic, direct.node) || direct.given_up.contains(&subscription_id) {
+        let takes = subscription.weight > 0 && self.wants_of(subscription, &direct.topic, direct.node);
+        if !takes || direct.given_up.contains(&subscription_id) {
             return Wanted::No;
         }
         let (publisher, subscriber, weight) = (direct.node, subscription.node, subscription.weight);

@@ -34,6 +34,7 @@ mod lines;
 mod link;
 mod listing;
 mod naming;
+mod news;
 mod node;
 mod pairing;
 mod quota;
@@ -55,6 +56,7 @@ pub use action::{Action, Handle, Kind, Task};
 pub use input::{Failure, Identity, Input, SessionId};
 pub use limits::Limits;
 pub use listing::{LinkRow, ListCursor, PublicationRow};
+pub use news::{News, Published};
 pub use quota::Quotas;
 
 use crate::policy::Policy;
@@ -114,6 +116,8 @@ pub struct Registry {
     halves: BTreeMap<LinkId, Option<Instant>>,
     /// How many links two nodes share (in either direction; smaller id first): at none they forget each other.
     shared: BTreeMap<(NodeId, NodeId), u32>,
+    /// A bridge wants to know what there is.
+    bridged: bool,
     actions: VecDeque<Action>,
 }
 
@@ -136,6 +140,7 @@ impl Registry {
             links: BTreeMap::new(),
             halves: BTreeMap::new(),
             shared: BTreeMap::new(),
+            bridged: false,
             actions: VecDeque::new(),
         }
     }

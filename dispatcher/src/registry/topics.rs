@@ -311,6 +311,7 @@ impl Registry {
         for link in made {
             self.settle(link);
         }
+        self.tell_published(id);
     }
 
     pub(super) fn subscribe(&mut self, session: SessionId, node: NodeId, asked: Subscribe) {
@@ -385,6 +386,7 @@ impl Registry {
         for link in made {
             self.settle(link);
         }
+        self.tell_wanted(id);
     }
 
     fn check_subscribe(&self, session: SessionId, node: NodeId, asked: &Subscribe) -> Result<Selector, Failure> {
@@ -393,9 +395,6 @@ impl Registry {
         let selector = Selector::new(&asked.topic).map_err(|error| invalid(error.to_string()))?;
         if let Some(schema) = &asked.schema {
             schema.check().map_err(|error| invalid(error.to_string()))?;
-        }
-        if asked.weight == 0 {
-            return Err(invalid("a subscription has a weight of 1 or more".to_owned()));
         }
         let topic = selector.as_topic();
         if let Some(topic) = &topic {
@@ -436,6 +435,9 @@ impl Registry {
         }
         self.leave_topic(publication.topic.as_str(), |ends| ends.publications.remove(&id));
         self.actions.push_back(Action::Forget { handle: Handle::LogOf(id) });
+        if publication.is_live() && publication.lane.is_none() {
+            self.tell_withdrawn(id, publication.epoch);
+        }
         for link in publication.links {
             self.end_publishing(link, reason);
         }
@@ -458,6 +460,7 @@ impl Registry {
         }
         self.directs.values_mut().for_each(|direct| direct.forget(id));
         self.want_no_more(id, &subscription.selector);
+        self.tell_unwanted(id);
         for link in subscription.links {
             self.end_reading(link);
         }

@@ -33,6 +33,18 @@ const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(usize);
 
+impl ConnectionId {
+    /// As a number, for those who do not know this type.
+    pub fn number(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The opposite.
+    pub fn from_number(number: u64) -> ConnectionId {
+        ConnectionId(number as usize)
+    }
+}
+
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -19,6 +19,11 @@ impl Progress {
         self.pairs
     }
 
+    /// bytes; of the pair that was begun and is not done
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether a pair was begun and is not done: it has to come next, unchanged.
     pub fn is_within_a_pair(&self) -> bool {
         self.bytes > 0

@@ -216,3 +216,16 @@ fn a_dispatcher_that_knows_nothing_is_told_of_lanes_and_asks_for_the_missing_one
         "{heard:?}"
     );
 }
+
+#[test]
+fn a_subscription_without_weight_takes_nothing_of_direct_publishers() {
+    let mut stand = Stand::new();
+    let tap = stand.table.attach("tap");
+    let subscription = SubscriptionId(stand.table.fresh_id());
+    let subscribe = Subscribe { subscription, topic: "jobs".to_owned(), schema: None, reliable: true, weight: 0 };
+    stand.table.say(tap.session, ToDispatcher::Subscribe(subscribe));
+    let heard = stand.table.hears(&tap);
+    assert!(matches!(&heard[..], [.., ToNode::Subscribed { expected, .. }] if expected.is_empty()), "{heard:?}");
+    stand.table.say(stand.publisher.session, ToDispatcher::AdvertiseDirect(stand.direct.clone()));
+    assert!(stand.wanted().is_empty());
+}

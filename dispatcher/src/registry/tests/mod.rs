@@ -7,6 +7,7 @@ mod lanes;
 mod link_life;
 mod model;
 mod naming;
+mod news;
 mod patterns;
 mod rules;
 mod watchers;
@@ -52,6 +53,8 @@ struct Table {
     /// What was given to a successor, and to which.
     left_to: Option<SessionId>,
     lists: Vec<SessionId>,
+    /// What the bridge was told and has not read.
+    news: Vec<News>,
     last_session: u64,
     last_id: u64,
 }
@@ -70,6 +73,7 @@ impl Table {
             failing: None,
             left_to: None,
             lists: Vec::new(),
+            news: Vec::new(),
             last_session: 0,
             last_id: 0,
         }
@@ -109,6 +113,7 @@ impl Table {
                     assert!(!self.registry.sessions.contains_key(&session), "closed, but not forgotten");
                 }
                 Action::List { session } => self.lists.push(session),
+                Action::Tell(news) => self.news.push(news),
                 Action::Leave { session } => self.left_to = Some(session),
             }
         }
