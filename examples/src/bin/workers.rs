@@ -66,7 +66,9 @@ fn work(arguments: &Arguments, stuck_in: u64) -> Result<(), Box<dyn Error>> {
         let job = jobs.receive()?.to_native();
         if number == stuck_in {
             println!("{} got stuck in job {job}", node.name());
-            std::thread::sleep(Duration::MAX);
+            loop {
+                std::thread::park();
+            }
         }
         println!("{} did job {job}", node.name());
     }
