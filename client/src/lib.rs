@@ -56,8 +56,14 @@
 //! [`Node::serve`] answers requests, [`Node::request`] makes one; [`Server`] and [`Client`] do the same for those who answer
 //! several times or ask often.
 //!
+//! # Streams
+//!
+//! [`Node::stream`] pushes items to all that receive a stream ([`Node::stream_receiver`]), through a [`Codec`] and over a lane of
+//! its own to each: nothing is lost unless the sender chose so, and the end is said.
+//!
 //! # Features
 //!
+//! - `lz4` (default): the compressing codec of streams, `Lz4`.
 //! - `embedded` (default): a node may run the dispatcher on a thread of its own process.
 //! - `tokio`: `Subscriber::receive_async`, and subscribers are `futures_core::Stream`s.
 //!
@@ -84,6 +90,7 @@ mod sample;
 mod service;
 mod session;
 mod state;
+mod stream;
 mod subscriber;
 mod table;
 mod wait;
@@ -113,6 +120,12 @@ pub use rkyv;
 pub use sample::{OwnedSample, Sample};
 pub use service::{Answer, Client, ClientBuilder, Request, Server, ServerBuilder};
 pub use state::{State, StateReader, StateWriter};
+#[cfg(feature = "lz4")]
+pub use stream::Lz4;
+pub use stream::{
+    Bytes, Codec, CodecError, OnFull, PushError, StreamBuilder, StreamError, StreamItem, StreamReceiver,
+    StreamReceiverBuilder, StreamSender, Typed,
+};
 pub use subscriber::{Samples, Subscriber, SubscriberBuilder};
 pub use table::list;
 pub use wait::WaitStrategy;

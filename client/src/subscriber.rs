@@ -492,6 +492,8 @@ pub struct SubscriberBuilder<T: Message + ?Sized> {
     handle: Arc<Handle>,
     topic: String,
     any_schema: bool,
+    /// In place of the type's own.
+    schema: Option<Schema>,
     reliable: bool,
     weight: u16,
     depth: u64,
@@ -518,6 +520,12 @@ impl SubscriberBuilder<[u8]> {
         self.any_schema = true;
         self
     }
+
+    /// Takes the bytes of messages of that type.
+    pub(crate) fn expecting(mut self, schema: Schema) -> Self {
+        self.schema = Some(schema);
+        self
+    }
 }
 
 impl<T: Message + ?Sized> SubscriberBuilder<T> {
@@ -526,6 +534,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             handle,
             topic: topic.to_owned(),
             any_schema: false,
+            schema: None,
             reliable: false,
             weight: 1,
             depth: DEPTH,
@@ -608,7 +617,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         if !(1..=MOST_WEIGHT).contains(&self.weight) {
             return Err(SubscribeError::Weight { topic: self.topic, weight: self.weight });
         }
-        let schema: Option<Schema> = (!self.any_schema).then(T::schema);
+        let schema: Option<Schema> = (!self.any_schema).then(|| self.schema.unwrap_or_else(T::schema));
         if let Some(schema) = &schema {
             schema.check()?;
         }

@@ -48,6 +48,13 @@ fn request_reply_asks_and_answers() {
 }
 
 #[test]
+fn stream_node_plays_to_those_who_are_there() {
+    let place = TempDir::new().unwrap();
+    let printed = output(env!("CARGO_BIN_EXE_stream_node"), place.path(), &[]);
+    assert_eq!(printed, promised(include_str!("../src/bin/stream_node.rs")));
+}
+
+#[test]
 fn camera_shows_images() {
     let place = TempDir::new().unwrap();
     let printed = output(env!("CARGO_BIN_EXE_camera"), place.path(), &["--frames", "3"]);

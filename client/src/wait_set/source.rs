@@ -12,11 +12,12 @@ use nodeset_bus::wake::Wish;
 use rustix::event::epoll::EventFlags;
 
 use crate::service::Server;
+use crate::stream::{Codec, StreamReceiver};
 use crate::subscriber::Subscriber;
 use crate::wait::Waiter;
 
-/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Server`], a
-/// [`Timer`] or a [`Descriptor`].
+/// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Server`],
+/// a [`StreamReceiver`], a [`Timer`] or a [`Descriptor`].
 #[allow(private_bounds, reason = "nobody else can say how its own types are waited for")]
 pub trait Source: Member {}
 
@@ -64,6 +65,14 @@ impl<T: Message + ?Sized> Receives for Subscriber<T> {
 
     fn wishes<'a>(&'a self, wishes: &mut Vec<&'a Wish<SharedWords>>) {
         wishes.extend(self.ports.iter().map(|port| port.inlet.wish()));
+    }
+}
+
+impl<C: Codec + Send + 'static> Source for StreamReceiver<C> {}
+
+impl<C: Codec + Send + 'static> Member for StreamReceiver<C> {
+    fn kind(&self) -> Kind<'_> {
+        Kind::Subscriber(self.subscriber())
     }
 }
 
