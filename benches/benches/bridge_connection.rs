@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use mio::{Events, Interest, Poll, Token};
+use nodeset_benches::{is_quick, median};
 use nodeset_dispatcher::bridge::transport::connection::{Connection, Received, Security, Stage, Written};
 use nodeset_dispatcher::bridge::transport::keys::KeyPair;
 use nodeset_dispatcher::bridge::transport::progress::Progress;
@@ -180,11 +181,6 @@ fn encrypted(chunks: u64) -> Duration {
 
 type Run = fn(u64) -> Duration;
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let mut criterion = Criterion::default()
         .sample_size(10)
@@ -200,8 +196,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     group.finish();
     criterion.final_summary();
 
-    let quick = std::env::args().any(|argument| argument == "--test");
-    let (turns, chunks) = if quick { (1, CHUNKS / 64) } else { (TURNS, CHUNKS) };
+    let (turns, chunks) = if is_quick() { (1, CHUNKS / 64) } else { (TURNS, CHUNKS) };
     println!("median of {turns} turns of {chunks} writes of 64 KiB each, over loopback:");
     for (name, run) in &kinds[1..] {
         let (mut ours, mut limit, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

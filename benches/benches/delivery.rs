@@ -7,22 +7,18 @@
 
 #![allow(missing_docs, reason = "a program")]
 
-use std::error::Error;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use nodeset::{DirectPublisher, Node, Publisher, Subscriber, WaitStrategy};
+use nodeset_benches::{Outcome, is_quick, median, turns};
 use nodeset_bus::sys::{available_cores, pin_to_core};
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const LEN: usize = 64;
 /// Of each turn of a throughput.
 const SLICE: Duration = Duration::from_millis(100);
-/// Turns; the one in the middle is reported.
-const TURNS: usize = 15;
 /// Messages that are published at a time before the workers read.
 const BURST: u64 = 2_000;
 const LINKED: Duration = Duration::from_secs(10);
@@ -30,12 +26,12 @@ const TARGETS: (f64, f64) = (0.9, 1.5);
 
 /// One way to publish.
 trait Publish: Send {
-    fn publish(&mut self, message: &[u8]) -> Outcome<()>;
+    fn publish(&mut self, message: &[u8]) -> Outcome;
 }
 
 impl Publish for Publisher<[u8]> {
     #[inline]
-    fn publish(&mut self, message: &[u8]) -> Outcome<()> {
+    fn publish(&mut self, message: &[u8]) -> Outcome {
         Publisher::publish(self, message)?;
         Ok(())
     }
@@ -43,16 +39,16 @@ impl Publish for Publisher<[u8]> {
 
 impl Publish for DirectPublisher<[u8]> {
     #[inline]
-    fn publish(&mut self, message: &[u8]) -> Outcome<()> {
+    fn publish(&mut self, message: &[u8]) -> Outcome {
         DirectPublisher::publish(self, message)?;
         Ok(())
     }
 }
 
-fn main() -> Outcome<()> {
+fn main() -> Outcome {
     let place = tempfile::tempdir()?;
     let node = Node::builder("delivery").socket(place.path().join("delivery.sock")).embedded().connect()?;
-    let quick = std::env::args().any(|argument| argument == "--test");
+    let quick = is_quick();
 
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
     let mut group = criterion.benchmark_group("delivery");
@@ -68,7 +64,7 @@ fn main() -> Outcome<()> {
     group.finish();
     criterion.final_summary();
 
-    let turns = if quick { 1 } else { TURNS };
+    let turns = turns();
     let mut ratios = Vec::new();
     for _ in 0..turns {
         let [plain, one, sixteen] = [&mut plain as &mut dyn Run, &mut one, &mut sixteen]
@@ -76,7 +72,7 @@ fn main() -> Outcome<()> {
         let plain = plain?;
         ratios.push((one? / plain, sixteen? / plain));
     }
-    let (one, sixteen) = (median(&ratios, |it| it.0), median(&ratios, |it| it.1));
+    let (one, sixteen) = (median(ratios.iter().map(|it| it.0)), median(ratios.iter().map(|it| it.1)));
     println!(
         "a direct publisher's cost, to a plain one's: {one:.2} with one worker, {sixteen:.2} with 16 (target: at most {:.1})",
         TARGETS.1
@@ -103,18 +99,12 @@ fn main() -> Outcome<()> {
     }
     println!(
         "{LEN} bytes to one worker: {:.1} million a second, {:.1} by a plain publisher; ratio {:.2} (target: at least {:.1})",
-        median(&ratios, |it| it.0) / 1e6,
-        median(&ratios, |it| it.1) / 1e6,
-        median(&ratios, |it| it.0 / it.1),
+        median(ratios.iter().map(|it| it.0)) / 1e6,
+        median(ratios.iter().map(|it| it.1)) / 1e6,
+        median(ratios.iter().map(|it| it.0 / it.1)),
         TARGETS.0
     );
     Ok(())
-}
-
-fn median<T>(all: &[T], of: impl Fn(&T) -> f64) -> f64 {
-    let mut all: Vec<f64> = all.iter().map(of).collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }
 
 fn reading(node: &Node, topic: &str) -> Outcome<Subscriber<[u8]>> {
@@ -127,7 +117,7 @@ fn message(number: u64) -> [u8; LEN] {
     message
 }
 
-fn check(found: &[u8], number: u64) -> Outcome<()> {
+fn check(found: &[u8], number: u64) -> Outcome {
     if found == message(number) { Ok(()) } else { Err(format!("message {number} is another one, or torn").into()) }
 }
 

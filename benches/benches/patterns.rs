@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use nodeset::{Node, WaitStrategy};
+use nodeset_benches::{TURNS, is_quick, median};
 use nodeset_bus::topic::{Pattern, PatternIndex, Topic};
 
 const PATTERNS: usize = 100_000;
@@ -54,15 +55,13 @@ fn main() -> Result<(), Box<dyn Error>> {
          ({:.0} times as long); allowed are {ALLOWED:?}",
         by_scan.as_secs_f64() / by_index.as_secs_f64()
     );
-    compare_messages(std::env::args().any(|argument| argument == "--test"))
+    compare_messages(is_quick())
 }
 
 /// Messages of each turn: published and read in bursts, and sent to and fro.
 const BURSTS: u32 = 200;
 const BURST: u64 = 2_000;
 const ROUND_TRIPS: u32 = 20_000;
-/// Turns; the ratio in the middle is reported.
-const TURNS: usize = 15;
 /// What a pattern may cost beside a plain topic.
 const ALLOWED_RATIO: f64 = 1.05;
 
@@ -83,10 +82,7 @@ fn compare_messages(quick: bool) -> Result<(), Box<dyn Error>> {
             ratios.push(by_pattern.as_secs_f64() / plain.as_secs_f64());
         }
     }
-    let [throughput, latency] = ratios.map(|mut ratios| {
-        ratios.sort_by(f64::total_cmp);
-        ratios[ratios.len() / 2]
-    });
+    let [throughput, latency] = ratios.map(median);
     println!(
         "messages by pattern, to those of a plain topic: {throughput:.3} of the time to publish and read, {latency:.3} of a round \
          trip; allowed are {ALLOWED_RATIO}"

@@ -7,28 +7,20 @@
 
 #![allow(missing_docs, reason = "a program")]
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use criterion::Criterion;
 use nodeset::{Client, Node, Publisher, Server, Subscriber, WaitStrategy};
+use nodeset_benches::{Compared, DEADLINE, Outcome, Pair, alternate, bench_medians, criterion_of_pairs};
 use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
 use nodeset_examples::measure::{Budget, Clock, Cores, Recorder, Report, Worker, monotonic_ns};
 use serde::{Deserialize, Serialize};
 
-/// How long starting, linking or a run may take beyond what criterion asks for.
-const DEADLINE: Duration = Duration::from_secs(120);
 /// Round trips at the start of a run that are not counted.
 const WARM_UP: u64 = 1000;
-/// Turns of which the ratio is the median, and how long each way takes in one.
-const TURNS: usize = 15;
-const TURN: Duration = Duration::from_millis(200);
 /// The message that ends a run.
 const END: u64 = u64::MAX;
-
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How a message gets there and back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,83 +47,29 @@ fn main() -> Outcome {
     let _node = Node::builder("bench").instance(&instance).embedded().connect()?;
     let endpoint = nodeset::AppOptions { instance, ..nodeset::AppOptions::default() }.endpoint()?;
     let cores = Cores::of_this_process();
-    let mut plain = Pair::start(endpoint.path(), Way::Plain, cores)?;
-    let mut request = Pair::start(endpoint.path(), Way::Request, cores)?;
-    let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
-    bench(&mut criterion, "two messages", &mut plain)?;
-    bench(&mut criterion, "request and reply", &mut request)?;
+    let mut plain = start(endpoint.path(), Way::Plain, cores)?;
+    let mut request = start(endpoint.path(), Way::Request, cores)?;
+    let mut two_messages = |budget| Ok(2.0 * plain.run(budget)?);
+    let mut with_reply = |budget| Ok(2.0 * request.run(budget)?);
+    let mut criterion = criterion_of_pairs();
+    bench_medians(&mut criterion, "request", "two messages", &mut two_messages)?;
+    bench_medians(&mut criterion, "request", "request and reply", &mut with_reply)?;
     criterion.final_summary();
-    let quick = std::env::args().any(|argument| argument == "--test");
-    print_ratio(&mut plain, &mut request, cores, if quick { 1 } else { TURNS })
-}
 
-/// One way under criterion, by the medians of its runs.
-fn bench(criterion: &mut Criterion, name: &str, pair: &mut Pair) -> Outcome {
-    let mut group = criterion.benchmark_group("request");
-    let mut outcome = Ok(());
-    group.bench_function(name, |bencher| {
-        bencher.iter_custom(|messages| match pair.run(Budget::Messages(messages)) {
-            Ok(p50_ns) => Duration::from_nanos((p50_ns * messages as f64) as u64),
-            Err(error) => {
-                outcome = Err(error);
-                // Criterion cannot be stopped; the error ends the program below.
-                Duration::from_nanos(messages)
-            }
-        });
-    });
-    group.finish();
-    outcome
-}
-
-fn print_ratio(plain: &mut Pair, request: &mut Pair, cores: Cores, turns: usize) -> Outcome {
-    let (mut ratios, mut plains, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..turns {
-        let before = plain.run(Budget::Time(TURN / 2))?;
-        let with_reply = request.run(Budget::Time(TURN))?;
-        let two_messages = (before + plain.run(Budget::Time(TURN / 2))?) / 2.0;
-        ratios.push(with_reply / two_messages);
-        plains.push(two_messages);
-        requests.push(with_reply);
-    }
-    let (ratio, plain, request) = (median(ratios), median(plains), median(requests));
-    println!("request and reply {request:7.1} ns, two messages {plain:7.1} ns, ratio {ratio:.2}");
+    let Compared { figure, limit, ratio } = alternate(with_reply, two_messages)?;
+    println!("request and reply {figure:7.1} ns, two messages {limit:7.1} ns, ratio {ratio:.2}");
     if !cores.are_two() {
         println!("this process has one core: busy waiting measures the scheduler here");
     }
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Two processes, of which one asks.
-struct Pair {
-    asks: Worker,
-    answers: Worker,
-}
-
-impl Pair {
-    fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
-        let task = |asks| Task { socket: socket.to_owned(), way, asks };
-        let mut asks = Worker::start("asks", cores.first, &task(true), &[])?;
-        let mut answers = Worker::start("answers", cores.second, &task(false), &[])?;
-        Worker::await_all_ready(&mut [&mut asks, &mut answers], DEADLINE)?;
-        Ok(Pair { asks, answers })
-    }
-
-    /// Median of a round trip, in nanoseconds.
-    fn run(&mut self, budget: Budget) -> Outcome<f64> {
-        self.answers.run(budget)?;
-        self.asks.run(budget)?;
-        let reports = Worker::reports(&mut [&mut self.asks, &mut self.answers], DEADLINE)?;
-        Ok(reports[0].latency.ok_or("no round trip was made")?.p50_ns * 2.0)
-    }
+/// Both ends of `way`, in processes of their own.
+fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
+    let task = |asks| Task { socket: socket.to_owned(), way, asks };
+    let asks = Worker::start("asks", cores.first, &task(true), &[])?;
+    let answers = Worker::start("answers", cores.second, &task(false), &[])?;
+    Pair::new(asks, answers)
 }
 
 fn prepare(task: Task, _descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkError> {

@@ -7,14 +7,12 @@
 
 #![allow(missing_docs, reason = "a program")]
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use criterion::Criterion;
 use nodeset::wait_set::Key;
 use nodeset::{Node, Publisher, Subscriber, WaitSet};
+use nodeset_benches::{Compared, DEADLINE, Outcome, Pair, alternate, bench_medians, criterion_of_pairs};
 use nodeset_examples::measure::wakeup::pause;
 use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
 use nodeset_examples::measure::{
@@ -23,17 +21,10 @@ use nodeset_examples::measure::{
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-/// How long starting, linking or a run may take beyond what criterion asks for.
-const DEADLINE: Duration = Duration::from_secs(120);
 /// Round trips at the start of a run that are not counted.
 const WARM_UP: u64 = 10;
-/// Turns of which the ratio is the median, and how long each end of one takes.
-const TURNS: usize = 15;
-const TURN: Duration = Duration::from_millis(200);
 /// The message that ends a run.
 const END: u64 = u64::MAX;
-
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How both ends wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,93 +65,32 @@ fn main() -> Outcome {
     let endpoint = nodeset::AppOptions { instance, ..nodeset::AppOptions::default() }.endpoint()?;
     let cores = Cores::of_this_process();
     let mut limit = LimitPair::start(Limit::Wakeup, cores, Task::Limit)?;
+    let mut raw = |budget| Ok(limit.run(budget, DEADLINE)?.headline());
     let mut pairs = Vec::new();
     for way in Way::ALL {
-        pairs.push((way, Pair::start(endpoint.path(), way, cores)?));
+        pairs.push((way.word(), start(endpoint.path(), way, cores)?));
     }
-    let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
-    bench(&mut criterion, "eventfd and epoll", |budget| raw(&mut limit, budget))?;
-    for (way, pair) in &mut pairs {
-        bench(&mut criterion, way.word(), |budget| pair.run(budget))?;
+    let mut criterion = criterion_of_pairs();
+    bench_medians(&mut criterion, "wakeup", "eventfd and epoll", &mut raw)?;
+    for (word, pair) in &mut pairs {
+        bench_medians(&mut criterion, "wakeup", word, |budget| pair.run(budget))?;
     }
     criterion.final_summary();
-    let quick = std::env::args().any(|argument| argument == "--test");
-    for (way, pair) in &mut pairs {
-        print_ratio(*way, pair, &mut limit, if quick { 1 } else { TURNS })?;
+
+    for (word, pair) in &mut pairs {
+        let Compared { figure, limit, ratio } = alternate(|budget| pair.run(budget), &mut raw)?;
+        let [figure, raw] = [figure, limit].map(|ns| ns / 1000.0);
+        println!("wakeup {word:<14} {figure:6.2} us, raw {raw:6.2} us, ratio {ratio:.2}");
     }
     Ok(())
-}
-
-/// One way under criterion, by the medians of its runs.
-fn bench(criterion: &mut Criterion, name: &str, mut run: impl FnMut(Budget) -> Outcome<f64>) -> Outcome {
-    let mut group = criterion.benchmark_group("wakeup");
-    let mut outcome = Ok(());
-    group.bench_function(name, |bencher| {
-        bencher.iter_custom(|messages| match run(Budget::Messages(messages)) {
-            Ok(p50_ns) => Duration::from_nanos((p50_ns * messages as f64) as u64),
-            Err(error) => {
-                outcome = Err(error);
-                // Criterion cannot be stopped; the error ends the program below.
-                Duration::from_nanos(messages)
-            }
-        });
-    });
-    group.finish();
-    outcome
-}
-
-fn print_ratio(way: Way, pair: &mut Pair, limit: &mut LimitPair, turns: usize) -> Outcome {
-    let (mut ratios, mut figures, mut raws) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..turns {
-        let before = raw(limit, Budget::Time(TURN / 2))?;
-        let figure = pair.run(Budget::Time(TURN))?;
-        let raw = (before + raw(limit, Budget::Time(TURN / 2))?) / 2.0;
-        ratios.push(figure / raw);
-        figures.push(figure);
-        raws.push(raw);
-    }
-    let (ratio, figure, raw) = (median(ratios), median(figures), median(raws));
-    let (word, [figure, raw]) = (way.word(), [figure, raw].map(|ns| ns / 1000.0));
-    println!("wakeup {word:<14} {figure:6.2} us, raw {raw:6.2} us, ratio {ratio:.2}");
-    Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Median of a raw wake-up, in nanoseconds.
-fn raw(limit: &mut LimitPair, budget: Budget) -> Outcome<f64> {
-    Ok(limit.run(budget, DEADLINE)?.headline())
 }
 
 /// Two nodes that wake each other.
-struct Pair {
-    ping: Worker,
-    echo: Worker,
-}
-
-impl Pair {
-    fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
-        let task = |pings| Task::Node { socket: socket.to_owned(), way, pings };
-        let mut ping = Worker::start("ping", cores.first, &task(true), &[])?;
-        let mut echo = Worker::start("echo", cores.second, &task(false), &[])?;
-        Worker::await_all_ready(&mut [&mut ping, &mut echo], DEADLINE)?;
-        Ok(Pair { ping, echo })
-    }
-
-    /// Median of a wake-up, in nanoseconds.
-    fn run(&mut self, budget: Budget) -> Outcome<f64> {
-        self.echo.run(budget)?;
-        self.ping.run(budget)?;
-        let reports = Worker::reports(&mut [&mut self.ping, &mut self.echo], DEADLINE)?;
-        Ok(reports[0].latency.ok_or("no round trip was made")?.p50_ns)
-    }
+fn start(socket: &Path, way: Way, cores: Cores) -> Outcome<Pair> {
+    let task = |pings| Task::Node { socket: socket.to_owned(), way, pings };
+    let ping = Worker::start("ping", cores.first, &task(true), &[])?;
+    let echo = Worker::start("echo", cores.second, &task(false), &[])?;
+    Pair::new(ping, echo)
 }
 
 fn prepare(task: Task, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkError> {
