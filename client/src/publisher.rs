@@ -23,7 +23,7 @@ use crate::error::{AdvertiseError, NotEnoughSubscribers, PublishError};
 use crate::loan::Loan;
 use crate::random;
 use crate::session::{AdvertiseRequest, Command, Handle, PublicationShared};
-use crate::wait::WaitStrategy;
+use crate::wait::{WaitStrategy, after};
 
 pub(crate) use begun::BegunPublisher;
 
@@ -138,7 +138,7 @@ impl<T: Message + ?Sized> Publisher<T> {
     ///
     /// When there are fewer after `timeout`.
     pub fn wait_for_subscribers(&self, wanted: usize, timeout: Duration) -> Result<usize, NotEnoughSubscribers> {
-        let found = self.shared.wait_ready(wanted, Instant::now() + timeout);
+        let found = self.shared.wait_ready(wanted, after(Instant::now(), timeout));
         if found >= wanted {
             return Ok(found);
         }
@@ -255,7 +255,7 @@ impl<T: Message + ?Sized> Publisher<T> {
         since: Instant,
         attempt: &mut impl FnMut(&mut Outlet, Reach) -> Result<R, OutletError>,
     ) -> Result<R, OutletError> {
-        let deadline = since + self.deadline;
+        let deadline = after(since, self.deadline);
         // Whoever waits for room needs what there is.
         self.outlet.stay(self.deadline);
         let waiter = Arc::clone(&self.handle.core.waiter);
@@ -648,7 +648,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     pub fn create(self) -> Result<Publisher<T>, AdvertiseError> {
         let link_timeout = self.link_timeout;
         let publisher = self.begin()?.finish_by(Instant::now() + ANSWER_TIMEOUT)?;
-        publisher.shared.wait_settled(Instant::now() + link_timeout);
+        publisher.shared.wait_settled(after(Instant::now(), link_timeout));
         Ok(publisher)
     }
 

@@ -18,7 +18,7 @@ use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::sample::{OwnedSample, Sample};
 use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
-use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy, Waiter};
+use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy, Waiter, after};
 
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 64;
@@ -194,7 +194,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     /// Looks until something comes; false when the deadline is over.
     fn spin(&mut self, deadline: Option<Instant>, looks_before_yield: u32) -> bool {
-        for look in 1_u32.. {
+        let mut look = 0_u32;
+        loop {
+            // Wraps after minutes of looking: a multiple of all that it is compared with.
+            look = look.wrapping_add(1);
             if self.look() {
                 self.chase.came(look);
                 return true;
@@ -209,7 +212,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 return false;
             }
         }
-        true
     }
 
     /// Looks for as long as it is worth it.
@@ -668,7 +670,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             }
             Err(_) => return Err(SubscribeError::Closed),
         }
-        subscriber.shared.wait_settled(Instant::now() + self.link_timeout);
+        subscriber.shared.wait_settled(after(Instant::now(), self.link_timeout));
         Ok(subscriber)
     }
 }

@@ -7,6 +7,7 @@ use nodeset_bus::protocol::{Listing, ToNode};
 
 use crate::error::ConnectError;
 use crate::session::ask_for_table;
+use crate::wait::after;
 
 /// Asks the dispatcher for its table: nodes, publications, subscriptions. Needs no node.
 ///
@@ -15,7 +16,7 @@ use crate::session::ask_for_table;
 /// See [`ConnectError`]; [`ConnectError::Nobody`] when no dispatcher runs.
 pub fn list(endpoint: &Endpoint, timeout: Duration) -> Result<Vec<Listing>, ConnectError> {
     let mut rows = Vec::new();
-    ask_for_table(endpoint, Instant::now() + timeout, timeout, |message| match message {
+    ask_for_table(endpoint, after(Instant::now(), timeout), timeout, |message| match message {
         ToNode::Listing(row) => {
             rows.push(row);
             true

@@ -40,6 +40,14 @@ pub enum WaitStrategy {
     Block,
 }
 
+/// What "never" is where a deadline has to be a time: thirty years.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// `time` after `since`; never, where the clock cannot say that any more.
+pub(crate) fn after(since: Instant, time: Duration) -> Instant {
+    since.checked_add(time).unwrap_or_else(|| since + NEVER)
+}
+
 /// Where publishers cannot be told by `membarrier` that somebody sleeps, a sleeper looks again after this time.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 

@@ -81,15 +81,57 @@ fn what_was_not_sent_is_not_there() {
 }
 
 #[test]
-fn a_direct_publisher_stamps_as_well() {
+fn a_direct_publisher_stamps_and_tags_as_well() {
     let place = Place::new();
     let node = place.node("node");
     let mut worker = node.subscriber::<str>("jobs").create().unwrap();
     let mut jobs = node.publisher::<str>("jobs").timestamps(true).direct().create().unwrap();
     let before = Timestamp::now();
     jobs.publish("dig").unwrap();
+    jobs.publish_tagged("sow", 7).unwrap();
+    jobs.publish_to_tagged("node", "reap", 8).unwrap();
+    jobs.try_publish("rest").unwrap();
+    for (text, tag) in [("dig", None), ("sow", Some(7)), ("reap", Some(8)), ("rest", None)] {
+        let job = worker.receive_timeout(DEADLINE).unwrap().expect("a job");
+        assert_eq!((&*job, job.tag()), (text, tag));
+        assert!(job.published_at() >= Some(before));
+    }
+}
+
+#[test]
+fn what_a_worker_had_not_handled_keeps_its_tag() {
+    let place = Place::new();
+    let node = place.node("node");
+    let mut jobs = node.publisher::<str>("jobs").direct().redeliver(true).create().unwrap();
+    let lazy = node.subscriber::<str>("jobs").create().unwrap();
+    jobs.publish_tagged("dig", 7).unwrap();
+    let mut worker = node.subscriber::<str>("jobs").create().unwrap();
+    drop(lazy);
     let job = worker.receive_timeout(DEADLINE).unwrap().expect("a job");
-    assert!(job.published_at() >= Some(before));
+    assert_eq!((&*job, job.tag()), ("dig", Some(7)));
+}
+
+#[test]
+fn requests_and_replies_say_when_they_were_made_if_asked_to() {
+    let place = Place::new();
+    let node = place.node("node");
+    for stamps in [true, false] {
+        let mut server = node.server::<str, str>("echo").timestamps(stamps).create().unwrap();
+        let answering = std::thread::spawn(move || {
+            let request = server.receive().unwrap();
+            let asked = request.sample().published_at();
+            assert_eq!((request.sample().topic().starts_with("echo/$call/"), request.client()), (true, "node"));
+            let text = request.message();
+            request.reply(text).unwrap();
+            asked
+        });
+        let mut client = node.client::<str, str>("echo").timestamps(stamps).create().unwrap();
+        let before = Timestamp::now();
+        let answered = client.request("hello", DEADLINE).unwrap().published_at();
+        let asked = answering.join().unwrap();
+        assert_eq!((asked.is_some(), answered.is_some()), (stamps, stamps));
+        assert!(!stamps || (asked >= Some(before) && answered >= asked), "{before:?} {asked:?} {answered:?}");
+    }
 }
 
 #[test]

@@ -5,37 +5,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::io::{BufRead, BufReader, Lines};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+mod support;
+
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use nodeset::{ConnectError, Health, Listing, Node, NodeBuilder, NodeChange, NodeEvent};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-const ROLE: &str = "NODESET_TEST_ROLE";
-const SOCKET: &str = "NODESET_TEST_SOCKET";
+use nodeset::{ConnectError, Health, Listing, Node, NodeChange, NodeEvent};
+use rustix::process::Signal;
+use support::{DEADLINE, Other, Place, events, wait_for};
 
 /// What the other processes do; as a test of its own it does nothing.
 #[test]
 fn roles() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    let socket = PathBuf::from(std::env::var_os(SOCKET).unwrap());
-    let builder = Node::builder("mnode").socket(socket).embedded().standby(Duration::ZERO);
+    let Some((role, socket)) = support::role() else { return };
+    let builder = |name| Node::builder(name).socket(&socket).embedded().standby(Duration::ZERO);
     let node = match role.as_str() {
-        "node" => builder.connect().unwrap(),
-        "unique" => builder.unique().connect().unwrap(),
+        "node" => builder("mnode").connect().unwrap(),
+        "unique" => builder("mnode").unique().connect().unwrap(),
         // Of a name that no test looks at.
-        "dispatcher" => Node::builder("dispatcher")
-            .socket(std::env::var_os(SOCKET).unwrap())
-            .embedded()
-            .standby(Duration::ZERO)
-            .connect()
-            .unwrap(),
+        "dispatcher" => builder("dispatcher").connect().unwrap(),
         other => panic!("no such role: {other}"),
     };
     let (sender, events) = channel();
@@ -51,92 +40,10 @@ fn roles() {
     }
 }
 
-struct Other {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Other {
-    fn start(role: &str, socket: &Path) -> Other {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "roles", "--nocapture"])
-            .env(ROLE, role)
-            .env(SOCKET, socket)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Other { child, lines }
-    }
-
-    /// What stands behind `part` in the next line that has it.
-    fn says(&mut self, part: &str) -> String {
-        let said = self.lines.by_ref().map(|line| line.unwrap());
-        let found = said.filter_map(|line| line.split_once(part).map(|(_, rest)| rest.trim().to_owned())).next();
-        found.unwrap_or_else(|| panic!("it ended before it said `{part}`"))
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().unwrap())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.path().join("d.sock")
-    }
-
-    fn builder(&self, name: &str) -> NodeBuilder {
-        Node::builder(name).socket(self.socket()).embedded().standby(Duration::ZERO)
-    }
-
-    fn node(&self, name: &str) -> Node {
-        self.builder(name).connect().unwrap()
-    }
-}
-
 fn changes(node: &Node) -> Receiver<NodeChange> {
     let (sender, receiver) = channel();
     node.on_node(move |change| drop(sender.send(change.clone())));
     receiver
-}
-
-fn events(node: &Node) -> Receiver<NodeEvent> {
-    let (sender, receiver) = channel();
-    node.on_event(move |event| drop(sender.send(event.clone())));
-    receiver
-}
-
-/// Waits for the first that is wanted, and gives all that came until then.
-fn wait_for<T>(from: &Receiver<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
-    let until = Instant::now() + DEADLINE;
-    let mut all = Vec::new();
-    loop {
-        let one = from.recv_timeout(until.saturating_duration_since(Instant::now())).expect("what is waited for");
-        let found = wanted(&one);
-        all.push(one);
-        if found {
-            return all;
-        }
-    }
 }
 
 fn joined(change: &NodeChange, name: &str) -> bool {
@@ -157,10 +64,10 @@ fn nodes_hear_of_each_other_and_of_their_deaths() {
     let node = place.node("test");
     let heard = changes(&node);
     let mut first = Other::start("node", &place.socket());
-    assert_eq!(first.says("called "), "mnode");
+    assert_eq!(first.rest_of("called "), "mnode");
     wait_for(&heard, |change| joined(change, "mnode"));
     let mut second = Other::start("node", &place.socket());
-    assert_eq!(second.says("called "), "mnode-2");
+    assert_eq!(second.rest_of("called "), "mnode-2");
     wait_for(&heard, |change| joined(change, "mnode-2"));
     assert_eq!(listed(&node, "mnode-2"), Some((Health::Alive, "mnode".to_owned())));
 
@@ -177,7 +84,7 @@ fn nodes_hear_of_each_other_and_of_their_deaths() {
     for heard in [&heard, &late_heard] {
         let all = wait_for(heard, |change| matches!(change, NodeChange::Left { .. }));
         let Some(NodeChange::Left { node: gone, died: true }) = all.last() else { panic!("{all:?}") };
-        assert_eq!((&*gone.name, gone.pid), ("mnode-2", second.child.id()));
+        assert_eq!((&*gone.name, gone.pid), ("mnode-2", second.id()));
     }
     drop(late);
     let all = wait_for(&heard, |change| matches!(change, NodeChange::Left { .. }));
@@ -190,7 +97,7 @@ fn a_stopped_process_is_stopped_and_nobody_waits_for_it_or_cuts_it_off() {
     let node = place.node("test");
     let heard = changes(&node);
     let mut other = Other::start("node", &place.socket());
-    other.says("called ");
+    other.rest_of("called ");
     let mut early = node.subscriber::<str>("data").create().unwrap();
     assert_eq!(early.publishers(), 1);
     other.signal(Signal::STOP);
@@ -217,9 +124,9 @@ fn one_that_is_stopped_while_it_is_waited_for_is_waited_for_no_longer() {
     let place = Place::new();
     let node = place.node("test");
     let mut other = Other::start("node", &place.socket());
-    other.says("called ");
+    other.rest_of("called ");
     other.signal(Signal::STOP);
-    waitid(WaitId::Pid(Pid::from_child(&other.child)), WaitIdOptions::STOPPED).unwrap();
+    other.await_stopped();
     // The dispatcher does not know yet.
     let mut late = node.subscriber::<str>("data").link_timeout(Duration::from_secs(3600)).create().unwrap();
     assert_eq!((late.publishers(), late.pending().len()), (0, 1));
@@ -256,16 +163,16 @@ fn a_newcomer_makes_way_for_the_one_that_had_its_name() {
         nodeset_dispatcher::Config { grace: Duration::from_secs(3600), ..nodeset_dispatcher::Config::at(endpoint) };
     let first = nodeset_dispatcher::Dispatcher::start_embedded(config.clone()).unwrap();
     let mut old = Other::start("node", &place.socket());
-    assert_eq!(old.says("called "), "mnode");
+    assert_eq!(old.rest_of("called "), "mnode");
     old.signal(Signal::STOP);
-    waitid(WaitId::Pid(Pid::from_child(&old.child)), WaitIdOptions::STOPPED).unwrap();
+    old.await_stopped();
     first.stop();
     let _second = nodeset_dispatcher::Dispatcher::start_embedded(config).unwrap();
     let new = Node::builder("mnode").socket(place.socket()).connect().unwrap();
     assert_eq!(&*new.name(), "mnode", "nobody knows better");
     let events = events(&new);
     old.signal(Signal::CONT);
-    assert_eq!(old.says("attached as "), "mnode");
+    assert_eq!(old.rest_of("attached as "), "mnode");
     wait_for(&events, |event| matches!(event, NodeEvent::Renamed { name } if &**name == "mnode-2"));
     assert_eq!(&*new.name(), "mnode-2");
 }
@@ -275,10 +182,10 @@ fn a_unique_name_is_refused_with_who_has_it() {
     let place = Place::new();
     let _dispatcher = place.node("test");
     let mut first = Other::start("unique", &place.socket());
-    assert_eq!(first.says("called "), "mnode");
+    assert_eq!(first.rest_of("called "), "mnode");
     let refused = place.builder("mnode").unique().connect().unwrap_err();
     let ConnectError::NameTaken { name, pid, uid, .. } = &refused else { panic!("{refused}") };
-    assert_eq!((name.as_str(), *pid, *uid), ("mnode", first.child.id(), rustix::process::geteuid().as_raw()));
+    assert_eq!((name.as_str(), *pid, *uid), ("mnode", first.id(), rustix::process::geteuid().as_raw()));
     assert!(refused.to_string().contains(&format!("process {pid} of user {uid}")), "{refused}");
     assert_eq!(&*place.node("mnode").name(), "mnode-2");
     first.kill();
@@ -295,15 +202,15 @@ fn a_name_is_taken_over_and_the_old_process_lives_on() {
     let place = Place::new();
     let test = place.node("test");
     let mut old = Other::start("unique", &place.socket());
-    assert_eq!(old.says("called "), "mnode");
+    assert_eq!(old.rest_of("called "), "mnode");
     let mut subscriber = test.subscriber::<str>("data").reliable().create().unwrap();
     assert_eq!(subscriber.publishers(), 1);
 
     let new = place.builder("mnode").replace(true).connect().unwrap();
     assert_eq!(&*new.name(), "mnode");
-    assert_eq!(old.says("replaced as mnode by "), std::process::id().to_string());
+    assert_eq!(old.rest_of("replaced as mnode by "), std::process::id().to_string());
     assert_eq!(listed(&test, "mnode-2").unwrap().1, "mnode", "it is still there, under another name");
-    assert!(old.child.try_wait().unwrap().is_none(), "nobody ended it");
+    assert!(!old.has_ended(), "nobody ended it");
     assert!(subscriber.receive_timeout(Duration::ZERO).unwrap().is_none());
     assert_eq!(subscriber.publishers(), 1, "what it publishes is still read");
 
@@ -325,13 +232,13 @@ fn a_name_is_taken_over_and_the_old_process_lives_on() {
 fn names_stay_with_those_who_had_them_when_the_dispatcher_is_killed() {
     let place = Place::new();
     let mut dispatcher = Other::start("dispatcher", &place.socket());
-    dispatcher.says("called ");
+    dispatcher.rest_of("called ");
     let node = place.node("test");
     let mut others: Vec<_> = (1..=3)
         .map(|number| {
             let mut other = Other::start("node", &place.socket());
             let name = if number == 1 { "mnode".to_owned() } else { format!("mnode-{number}") };
-            assert_eq!(other.says("called "), name);
+            assert_eq!(other.rest_of("called "), name);
             (other, name)
         })
         .collect();
@@ -346,7 +253,7 @@ fn names_stay_with_those_who_had_them_when_the_dispatcher_is_killed() {
     let (mut gone, _) = others.remove(1);
     gone.kill();
     for (other, name) in &mut others {
-        assert_eq!(other.says("attached as "), *name);
+        assert_eq!(other.rest_of("attached as "), *name);
     }
     // Nobody is told that those came who never went; the dead are missed when all had the time to come.
     let mut left: Vec<_> = (0..2)
@@ -361,5 +268,5 @@ fn names_stay_with_those_who_had_them_when_the_dispatcher_is_killed() {
     assert_eq!(left, ["dispatcher", "mnode-2"]);
     // A fourth one gets the name that is free.
     let mut fourth = Other::start("node", &place.socket());
-    assert_eq!(fourth.says("called "), "mnode-2");
+    assert_eq!(fourth.rest_of("called "), "mnode-2");
 }

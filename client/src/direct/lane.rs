@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodeset_bus::log::{NoRoom, Reach};
+use nodeset_bus::log::{Extensions, NoRoom, Reach};
 use nodeset_bus::message::Message;
 use nodeset_bus::outlet::{Outlet, OutletError};
 use nodeset_bus::protocol::PublicationId;
@@ -54,12 +54,22 @@ impl Lane {
         taken
     }
 
-    /// Publishes on it, unless its log has no room or so many messages wait in it that fewer than `room` more may come.
-    pub(super) fn try_publish<T: Message + ?Sized>(&mut self, message: &T, limit: Limit) -> Result<(), Refusal> {
+    /// Publishes on it, with a tag if there is one, unless its log has no room or so many messages wait in it that fewer than
+    /// `room` more may come.
+    pub(super) fn try_publish<T: Message + ?Sized>(
+        &mut self,
+        message: &T,
+        tag: Option<u64>,
+        limit: Limit,
+    ) -> Result<(), Refusal> {
         if self.credit == 0 && !self.look(limit) {
             return Err(Refusal::Full);
         }
-        match self.outlet.try_publish(message, Reach::Prompt) {
+        let published = match tag {
+            None => self.outlet.try_publish(message, Reach::Prompt),
+            Some(_) => self.outlet.try_publish_extended(message, Extensions { tag, ..Extensions::NONE }, Reach::Prompt),
+        };
+        match published {
             Ok(_) => {
                 self.credit -= 1;
                 Ok(())

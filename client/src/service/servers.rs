@@ -30,6 +30,7 @@ pub(super) struct CallPlan {
     pub(super) topic: Arc<str>,
     pub(super) client: EndId,
     pub(super) block_len: u32,
+    pub(super) timestamps: bool,
     pub(super) wait: WaitStrategy,
 }
 
@@ -181,7 +182,10 @@ impl<Req: Message + ?Sized> Servers<Req> {
 impl CallPlan {
     fn publisher<Req: Message + ?Sized>(&self, server: EndId) -> PublisherBuilder<Req> {
         let topic = names::call(&self.topic, server, self.client);
-        PublisherBuilder::new(Arc::clone(&self.handle), &topic).block_len(self.block_len).wait(self.wait)
+        PublisherBuilder::new(Arc::clone(&self.handle), &topic)
+            .block_len(self.block_len)
+            .timestamps(self.timestamps)
+            .wait(self.wait)
     }
 }
 

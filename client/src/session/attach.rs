@@ -27,7 +27,7 @@ use super::connection::{Attached as AttachedDescriptor, Connection, Outbox};
 use super::{Command, Core, Info, attached};
 use crate::error::ConnectError;
 use crate::random;
-use crate::wait::Waiter;
+use crate::wait::{Waiter, after};
 
 /// After a first failure it is tried again after about this time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
@@ -92,7 +92,7 @@ enum State {
 /// See [`ConnectError`].
 pub(crate) fn attach_first(settings: Settings) -> Result<First, ConnectError> {
     check_node_name(&settings.name).map_err(|source| ConnectError::Name { name: settings.name.clone(), source })?;
-    let deadline = Instant::now() + settings.connect_timeout;
+    let deadline = after(Instant::now(), settings.connect_timeout);
     let mut stand_in = StandIn::default();
     let mut connection = connect(&settings, &mut stand_in, deadline)?;
     let (lifeline, lifeline_end) = pipe_with(PipeFlags::CLOEXEC).map_err(ConnectError::system("making a pipe"))?;

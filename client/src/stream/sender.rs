@@ -16,6 +16,7 @@ use crate::error::{AdvertiseError, NotEnoughSubscribers};
 use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::session::{Command, DirectRequest, DirectShared, Handle};
+use crate::wait::after;
 
 /// bytes of a lane, unless asked otherwise
 const CAPACITY: u64 = 512 * 1024;
@@ -89,7 +90,7 @@ impl<C: Codec> StreamSender<C> {
     ///
     /// When there are fewer after `timeout`.
     pub fn wait_for_receivers(&mut self, wanted: usize, timeout: Duration) -> Result<usize, NotEnoughSubscribers> {
-        let found = self.fan.shared.links.wait_ready(wanted, Instant::now() + timeout);
+        let found = self.fan.shared.links.wait_ready(wanted, after(Instant::now(), timeout));
         if found >= wanted {
             return Ok(found);
         }
@@ -245,7 +246,7 @@ impl<C: Codec> StreamBuilder<C> {
             }
             Err(_) => return Err(AdvertiseError::Closed),
         }
-        fan.shared.links.wait_settled(Instant::now() + self.link_timeout);
+        fan.shared.links.wait_settled(after(Instant::now(), self.link_timeout));
         fan.take_news();
         Ok(StreamSender { codec: self.codec, fan, pushed: 0 })
     }

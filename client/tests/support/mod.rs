@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use nodeset::{Node, NodeEvent};
+use nodeset::{Node, NodeBuilder, NodeEvent};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
@@ -61,13 +61,21 @@ impl Other {
 
     /// The rest of the line in which it said `part`.
     pub(crate) fn rest_of(&mut self, part: &str) -> String {
-        let found =
-            self.lines.by_ref().map(|line| line.unwrap()).find_map(|line| Some(line.split_once(part)?.1.to_owned()));
+        let found = self
+            .lines
+            .by_ref()
+            .map(|line| line.unwrap())
+            .find_map(|line| Some(line.split_once(part)?.1.trim().to_owned()));
         found.unwrap_or_else(|| panic!("it ended before it said `{part}`"))
     }
 
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -119,8 +127,12 @@ impl Place {
         self.0.path().join("d.sock")
     }
 
+    pub(crate) fn builder(&self, name: &str) -> NodeBuilder {
+        Node::builder(name).socket(self.socket()).embedded().standby(Duration::ZERO)
+    }
+
     pub(crate) fn node(&self, name: &str) -> Node {
-        Node::builder(name).socket(self.socket()).embedded().standby(Duration::ZERO).connect().unwrap()
+        self.builder(name).connect().unwrap()
     }
 }
 
@@ -130,12 +142,16 @@ pub(crate) fn events(node: &Node) -> Receiver<NodeEvent> {
     receiver
 }
 
-pub(crate) fn wait_for(events: &Receiver<NodeEvent>, wanted: impl Fn(&NodeEvent) -> bool) {
+/// Waits for the first that is wanted, and gives all that came until then.
+pub(crate) fn wait_for<T>(from: &Receiver<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
     let until = Instant::now() + DEADLINE;
+    let mut all = Vec::new();
     loop {
-        let event = events.recv_timeout(until.saturating_duration_since(Instant::now())).expect("the event");
-        if wanted(&event) {
-            return;
+        let one = from.recv_timeout(until.saturating_duration_since(Instant::now())).expect("what is waited for");
+        let found = wanted(&one);
+        all.push(one);
+        if found {
+            return all;
         }
     }
 }
