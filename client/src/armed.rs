@@ -119,6 +119,21 @@ impl Own {
 }
 
 /// What [`Subscriber::arm`] found.
+///
+/// ```
+/// use nodeset::{Node, Readiness};
+///
+/// let node = Node::builder("loop").instance("doc-readiness").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("chat").create()?;
+/// let mut subscriber = node.subscriber::<str>("chat").create()?;
+/// assert!(subscriber.try_receive()?.is_none());
+/// let armed = subscriber.arm()?; // keep it while the event loop waits
+/// assert!(matches!(armed, Readiness::Armed(_)));
+/// drop(armed);
+/// publisher.publish("hello")?;
+/// assert!(matches!(subscriber.arm()?, Readiness::Ready)); // nothing to wait for
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "an armed subscriber is disarmed when this is dropped"]
 pub enum Readiness {
@@ -129,6 +144,21 @@ pub enum Readiness {
 }
 
 /// Keeps a subscriber armed.
+///
+/// ```
+/// use nodeset::{Node, Readiness};
+///
+/// let node = Node::builder("loop").instance("doc-armed").embedded().connect()?;
+/// let mut subscriber = node.subscriber::<str>("chat").create()?;
+/// while subscriber.try_receive()?.is_some() {}
+/// if let Readiness::Armed(armed) = subscriber.arm()? {
+///     match armed.at_most() {
+///         None => println!("wait until the descriptor is readable"),
+///         Some(time) => println!("the same, but look again after {time:?}"),
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Armed {
     _ticket: Ticket,
     at_most: Option<Duration>,

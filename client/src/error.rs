@@ -17,6 +17,21 @@ use nodeset_bus::topic::AddressError;
 use thiserror::Error;
 
 /// A node could not be attached to a dispatcher.
+///
+/// ```
+/// use nodeset::{ConnectError, Node};
+///
+/// match Node::builder("robot").instance("doc-connect-error").connect() {
+///     Ok(node) => println!("attached as {}", node.name()),
+///     // What can be done is in the text; what may be tried by a program has a variant.
+///     Err(error @ ConnectError::Nobody { .. }) => {
+///         eprintln!("{error}");
+///         Node::builder("robot").instance("doc-connect-error").embedded().connect()?;
+///     }
+///     Err(error) => return Err(error),
+/// }
+/// # Ok::<(), ConnectError>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -118,6 +133,21 @@ impl ConnectError {
 }
 
 /// A publisher could not be made.
+///
+/// ```
+/// use nodeset::{AdvertiseError, Node};
+///
+/// let node = Node::builder("sonar").instance("doc-advertise-error").embedded().connect()?;
+/// let subscriber = node.subscriber::<u64>("sonar/depth").create()?;
+/// match node.publisher::<u32>("sonar/depth").create() {
+///     Err(AdvertiseError::Mismatch { node, difference, .. }) => {
+///         assert_eq!(node, "sonar");
+///         eprintln!("it wants another type: {difference}");
+///     }
+///     other => drop(other?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AdvertiseError {
@@ -182,6 +212,17 @@ pub enum AdvertiseError {
 }
 
 /// A subscriber could not be made.
+///
+/// ```
+/// use nodeset::{Node, SubscribeError};
+///
+/// let node = Node::builder("sonar").instance("doc-subscribe-error").embedded().connect()?;
+/// match node.subscriber::<u32>("sonar//depth").create() {
+///     Err(SubscribeError::Topic { topic, source }) => eprintln!("`{topic}`: {source}"), // says where
+///     other => drop(other?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -239,6 +280,27 @@ pub enum SubscribeError {
 }
 
 /// A message was not published. Nothing was sent, nothing is lost.
+///
+/// ```
+/// use nodeset::{Node, PublishError};
+///
+/// let node = Node::builder("log").instance("doc-publish-error").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("log/lines").block_len(4096).blocks(4).create()?;
+/// let mut slow = node.subscriber::<str>("log/lines").reliable().create()?;
+/// let mut published = 0;
+/// let full = loop {
+///     match publisher.try_publish("nobody reads this") {
+///         Ok(_) => published += 1,
+///         Err(error) => break error,
+///     }
+/// };
+/// assert!(matches!(full, PublishError::Full { .. }));
+/// // Nothing was lost, and there is room again once it reads.
+/// for _ in 0..published {
+///     slow.receive()?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -273,6 +335,18 @@ pub enum PublishError {
 }
 
 /// A message for one subscriber was not published. Nothing was sent, nothing is lost.
+///
+/// ```
+/// use nodeset::{DeliverError, Node};
+///
+/// let node = Node::builder("boss").instance("doc-deliver-error").embedded().connect()?;
+/// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+/// match jobs.try_publish("dig") {
+///     Err(DeliverError::NoSubscriber { topic, .. }) => println!("nobody works on {topic} yet"),
+///     other => other?,
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliverError {
@@ -337,6 +411,17 @@ fn after(waited: &Duration) -> String {
 }
 
 /// A server could not be made ([`ServerBuilder::create`](crate::ServerBuilder::create)).
+///
+/// ```
+/// use nodeset::{Node, Sample, ServeError};
+///
+/// let node = Node::builder("echo").instance("doc-serve-error").embedded().connect()?;
+/// match node.serve("no such topic", |text: Sample<'_, str>| text.to_owned()) {
+///     Err(ServeError::Advertise(_) | ServeError::Subscribe(_)) => eprintln!("cannot serve"),
+///     other => drop(other?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -349,6 +434,21 @@ pub enum ServeError {
 }
 
 /// A request was not answered, or not to its end.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, RequestError};
+///
+/// let node = Node::builder("asks").instance("doc-request-error").embedded().connect()?;
+/// match node.request::<str, str>("weather", "Ghent", Duration::from_millis(1)) {
+///     Ok(weather) => println!("{}", &*weather),
+///     Err(RequestError::NoServer { waited, .. }) => println!("nobody knows after {waited:?}"),
+///     // Whether it did what was asked is not known.
+///     Err(RequestError::ServerGone { server, .. }) => println!("{server} went before it had answered"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -408,6 +508,17 @@ fn on_their_way(unlinked: usize) -> String {
 }
 
 /// Not every expected subscriber was there in time.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// let node = Node::builder("alone").instance("doc-not-enough").embedded().connect()?;
+/// let publisher = node.publisher::<str>("hello").create()?;
+/// let few = publisher.wait_for_subscribers(2, Duration::from_millis(1)).unwrap_err();
+/// assert_eq!((few.wanted, few.found), (2, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{found} of {wanted} subscribers of `{topic}` are there after {waited:?}")]
 pub struct NotEnoughSubscribers {
@@ -422,6 +533,28 @@ pub struct NotEnoughSubscribers {
 }
 
 /// No message, but something to know. Receiving can go on after each of them.
+///
+/// ```
+/// use nodeset::{Node, ReceiveError};
+///
+/// let node = Node::builder("reader").instance("doc-receive-error").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("log/lines").create()?;
+/// let mut lines = node.subscriber::<str>("log/lines").reliable().create()?;
+/// publisher.publish("hello")?;
+/// loop {
+///     match lines.receive() {
+///         Ok(line) => {
+///             assert_eq!(&*line, "hello");
+///             break;
+///         }
+///         Err(ReceiveError::Evicted { missed, .. }) => eprintln!("{missed} lines were missed"),
+///         Err(error @ ReceiveError::Wait(_)) => return Err(error.into()),
+///         // One message, or one publisher, less.
+///         Err(error) => eprintln!("{error}"),
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
@@ -471,6 +604,16 @@ pub enum ReceiveError {
 }
 
 /// A [`WaitSet`](crate::WaitSet) cannot wait.
+///
+/// ```
+/// use nodeset::{Descriptor, WaitError, WaitSet};
+///
+/// let mut set = WaitSet::new()?;
+/// let file = std::fs::File::open(std::env::current_exe()?)?;
+/// let error = set.attach(Descriptor::readable(file)).unwrap_err();
+/// assert!(matches!(error, WaitError::Descriptor(_)), "files are always ready");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WaitError {
@@ -496,6 +639,23 @@ impl From<rustix::io::Errno> for WaitError {
 }
 
 /// The handlers of a node cannot be run ([`Node::run`](crate::Node::run)).
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+/// use nodeset::{Node, RunError};
+///
+/// let node = Node::builder("busy").instance("doc-run-error").embedded().connect()?;
+/// let (sender, runs) = mpsc::channel();
+/// node.every(Duration::from_millis(1), move || drop(sender.send(())));
+/// let (running, stop) = (node.clone(), node.stop_handle());
+/// let running = std::thread::spawn(move || running.run());
+/// runs.recv()?;
+/// assert!(matches!(node.run(), Err(RunError::Running)));
+/// stop.stop();
+/// running.join().expect("handlers do not end their thread")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {

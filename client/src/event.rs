@@ -7,6 +7,29 @@ use nodeset_bus::protocol::{Health, NodeState};
 use crate::handlers::{HandlerFailure, HandlerId};
 
 /// Something happened to a node or its links. Messages go on, whatever it is.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use nodeset::{Node, NodeEvent};
+///
+/// let node = Node::builder("camera").instance("doc-node-event").embedded().connect()?;
+/// let (sender, events) = mpsc::channel();
+/// node.on_event(move |event| drop(sender.send(event.clone())));
+/// let publisher = node.publisher::<str>("camera/state").create()?;
+/// let subscriber = node.subscriber::<str>("camera/state").create()?;
+/// for event in events {
+///     match event {
+///         NodeEvent::Linked { topic, peer, .. } => {
+///             assert_eq!((&*topic, &*peer), ("camera/state", "camera"));
+///             break;
+///         }
+///         NodeEvent::Mismatch { topic, peer, difference } => eprintln!("{peer} has another {topic}: {difference}"),
+///         NodeEvent::Detached { reason } => eprintln!("no dispatcher: {reason}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
@@ -95,6 +118,20 @@ pub enum NodeEvent {
 }
 
 /// A node of this host, seen from another one.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use nodeset::{Health, Node, NodeChange};
+///
+/// let node = Node::builder("first").instance("doc-node-info").embedded().connect()?;
+/// let (sender, changes) = mpsc::channel();
+/// node.on_node(move |change| drop(sender.send(change.clone())));
+/// let second = Node::builder("first").instance("doc-node-info").embedded().connect()?;
+/// let NodeChange::Joined(info) = changes.recv()? else { panic!("nothing else can have happened") };
+/// assert_eq!((&*info.name, &*info.base_name), ("first-2", "first"));
+/// assert_eq!((info.pid, info.health), (std::process::id(), Health::Alive));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeInfo {
@@ -118,6 +155,20 @@ impl From<NodeState> for NodeInfo {
 }
 
 /// Something happened to another node of this host.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use nodeset::{Node, NodeChange};
+///
+/// let node = Node::builder("watcher").instance("doc-node-change").embedded().connect()?;
+/// let (sender, changes) = mpsc::channel();
+/// node.on_node(move |change| drop(sender.send(change.clone())));
+/// let guest = Node::builder("guest").instance("doc-node-change").embedded().connect()?;
+/// assert!(matches!(changes.recv()?, NodeChange::Joined(node) if &*node.name == "guest"));
+/// drop(guest);
+/// assert!(matches!(changes.recv()?, NodeChange::Left { died: false, .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeChange {

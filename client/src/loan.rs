@@ -41,6 +41,18 @@ impl<'a> Loan<'a> {
 
     /// Publishes its first `len` bytes, for those who asked for more than they needed.
     ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-send-first").embedded().connect()?;
+    /// let mut publisher = node.publisher::<[u8]>("camera/jpeg").create()?;
+    /// let mut subscriber = node.subscriber::<[u8]>("camera/jpeg").create()?;
+    /// let mut image = publisher.loan_uninit(1_000_000)?; // at most
+    /// let jpeg = b"packed";
+    /// image[..jpeg.len()].copy_from_slice(jpeg);
+    /// image.send_first(jpeg.len());
+    /// assert_eq!(&*subscriber.receive()?, b"packed");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// When `len` is more than was loaned.

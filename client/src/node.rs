@@ -64,6 +64,15 @@ impl Node {
 
     /// A node as the command line says; `name` where it says nothing.
     ///
+    /// ```
+    /// use nodeset::{AppOptions, Node};
+    ///
+    /// let options = AppOptions { instance: "doc-from-options".to_owned(), ..AppOptions::default() };
+    /// let node = Node::from_options(&options, "camera")?;
+    /// assert_eq!(&*node.name(), "camera");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`ConnectError`].
@@ -72,16 +81,38 @@ impl Node {
     }
 
     /// The node's name on its host: the one asked for, perhaps with a suffix.
+    ///
+    /// ```
+    /// use nodeset::Node;
+    ///
+    /// let builder = Node::builder("camera").instance("doc-name").embedded();
+    /// let (first, second) = (builder.clone().connect()?, builder.connect()?);
+    /// assert_eq!((&*first.name(), &*second.name()), ("camera", "camera-2"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(&self) -> Arc<str> {
         self.handle.core.info().name
     }
 
     /// The name of its host, as the dispatcher says.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-host").embedded().connect()?;
+    /// let address = format!("{}@{}/lens/state", node.name(), node.host());
+    /// let subscriber = node.subscriber::<str>(address).create()?; // of this node only
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn host(&self) -> Arc<str> {
         self.handle.core.info().host
     }
 
     /// Whether a dispatcher is there now. Messages flow either way; new links need one.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-is-attached").embedded().connect()?;
+    /// assert!(node.is_attached());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_attached(&self) -> bool {
         self.handle.core.info().attached
     }
@@ -110,6 +141,18 @@ impl Node {
 
     /// Calls `handler` with whatever happens to the node from now on, on its session thread ([`NodeEvent::HandlerFailed`]: on
     /// the one that runs the handlers): it must not block. It takes the place of an earlier one.
+    ///
+    /// ```
+    /// use nodeset::{Node, NodeEvent};
+    ///
+    /// let node = Node::builder("camera").instance("doc-on-event").embedded().connect()?;
+    /// node.on_event(|event| match event {
+    ///     NodeEvent::Detached { reason } => eprintln!("no dispatcher, but messages go on: {reason}"),
+    ///     NodeEvent::Attached { .. } => eprintln!("there is one again"),
+    ///     _ => {}
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_event(&self, handler: impl Fn(&NodeEvent) + Send + Sync + 'static) {
         let mut slot = self.handle.core.handler.lock().unwrap_or_else(PoisonError::into_inner);
         let before = slot.replace(Arc::new(handler));
@@ -140,6 +183,16 @@ impl Node {
 
     /// Asks the dispatcher for its table: nodes with their health, publications, subscriptions. Opens a connection of its own.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Listing, Node};
+    ///
+    /// let node = Node::builder("camera").instance("doc-node-list").embedded().connect()?;
+    /// let table = node.list(Duration::from_secs(10))?;
+    /// assert!(table.iter().any(|row| matches!(row, Listing::Node { state, .. } if state.name == "camera")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`ConnectError`]; [`ConnectError::Nobody`] when no dispatcher runs.
@@ -148,6 +201,23 @@ impl Node {
     }
 
     /// Tries to attach at once, if the node is detached and waits before its next attempt, or was replaced.
+    ///
+    /// ```
+    /// use nodeset::{Node, NodeEvent};
+    ///
+    /// let node = Node::builder("camera").instance("doc-reconnect").embedded().connect()?;
+    /// node.on_event({
+    ///     let name = node.name();
+    ///     move |event| {
+    ///         if let NodeEvent::Replaced { pid, .. } = event {
+    ///             eprintln!("process {pid} is {name} now: press R to ask for the name again");
+    ///         }
+    ///     }
+    /// });
+    /// // When R is pressed:
+    /// node.reconnect_now();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reconnect_now(&self) {
         self.handle.core.command(Command::ReconnectNow);
     }
@@ -161,6 +231,25 @@ impl fmt::Debug for Node {
 }
 
 /// A node about to be made.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{ConnectError, Node};
+///
+/// let builder = Node::builder("gripper")
+///     .instance("doc-node-builder")
+///     .embedded()
+///     .connect_timeout(Duration::from_secs(10))
+///     .standby(Duration::from_secs(1))
+///     .reconnect_at_most(Duration::from_millis(100));
+/// let first = builder.clone().unique().connect()?;
+/// // The name is its own,
+/// assert!(matches!(builder.clone().unique().connect(), Err(ConnectError::NameTaken { .. })));
+/// // unless it is taken from it.
+/// let second = builder.replace(true).connect()?;
+/// assert_eq!(&*second.name(), "gripper");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing happens before `connect`"]
 pub struct NodeBuilder {
@@ -176,6 +265,14 @@ pub struct NodeBuilder {
 
 impl NodeBuilder {
     /// As the command line says; `name` where it says nothing. Embedded unless it says `--no-embedded`.
+    ///
+    /// ```
+    /// use nodeset::{AppOptions, NodeBuilder};
+    ///
+    /// let options = AppOptions { instance: "doc-builder-options".to_owned(), ..AppOptions::default() };
+    /// let node = NodeBuilder::from_options(&options, "camera").unique().connect()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_options(options: &AppOptions, name: &str) -> NodeBuilder {
         let mut builder = Node::builder(options.node_name.as_deref().unwrap_or(name)).instance(&options.instance);
         builder.socket.clone_from(&options.dispatcher);
@@ -189,6 +286,14 @@ impl NodeBuilder {
     }
 
     /// The dispatcher at that socket, instead of the one that follows from the instance's name.
+    ///
+    /// ```
+    /// use nodeset::Node;
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let node = Node::builder("alone").socket(folder.path().join("own.sock")).embedded().connect()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn socket(mut self, path: impl AsRef<Path>) -> NodeBuilder {
         self.socket = Some(path.as_ref().to_owned());
         self

@@ -57,6 +57,20 @@ pub struct AppOptions {
 }
 
 /// How log lines are written.
+///
+/// ```
+/// use clap::Parser;
+/// use nodeset::{AppOptions, LogFormat};
+///
+/// #[derive(Parser)]
+/// struct Arguments {
+///     #[command(flatten)]
+///     nodeset: AppOptions,
+/// }
+///
+/// let arguments = Arguments::parse_from(["program", "--log-format", "json"]);
+/// assert_eq!(arguments.nodeset.log_format, LogFormat::Json);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
     /// For people
@@ -99,6 +113,14 @@ impl AppOptions {
 
     /// Where the dispatcher's socket is.
     ///
+    /// ```
+    /// use nodeset::AppOptions;
+    ///
+    /// let options = AppOptions { dispatcher: Some("/run/robot/d.sock".into()), ..AppOptions::default() };
+    /// println!("the dispatcher listens at {}", options.endpoint()?.path().display());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The instance's name is not valid, or the path too long.
@@ -108,6 +130,14 @@ impl AppOptions {
 }
 
 /// Give a level or a filter.
+///
+/// ```
+/// use nodeset::AppOptions;
+///
+/// let options = AppOptions { log_level: "[loud".to_owned(), ..AppOptions::default() };
+/// let error = options.start_logging().unwrap_err();
+/// assert!(error.to_string().starts_with("`[loud` is no log level"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no log level: give error, warn, info, debug, trace, or a filter such as `nodeset=debug`")]
 pub struct LogLevelError {

@@ -45,6 +45,27 @@ const LOOKS: u32 = 64;
 /// Publishes messages of type `T` on one topic.
 ///
 /// Dropped, it ends the publication: its subscribers get what was published, then learn the end.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// let node = Node::builder("camera").instance("doc-publisher").embedded().connect()?;
+/// let mut subscriber = node.subscriber::<str>("camera/state").create()?;
+/// let mut publisher = node.publisher::<str>("camera/state").create()?;
+/// publisher.wait_for_subscribers(1, Duration::from_secs(10))?;
+/// assert_eq!((publisher.topic(), publisher.subscribers()), ("camera/state", 1));
+/// assert!(publisher.pending().is_empty()); // nobody is on the way
+///
+/// assert_eq!(publisher.next_sequence(), 0);
+/// assert_eq!(publisher.publish("open")?, 0); // waits for reliable subscribers, if need be
+/// assert_eq!(publisher.try_publish("closed")?, 1); // does not
+/// assert_eq!(&*subscriber.receive()?, "open");
+///
+/// assert!(publisher.longest_message() > 1_000_000);
+/// assert!(publisher.log_bytes() < 1_000_000); // so far
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Publisher<T: Message + ?Sized> {
     outlet: Outlet,
     topic: Arc<str>,
@@ -423,6 +444,16 @@ impl Publisher<[u8]> {
     /// Room for a message of `len` bytes, in shared memory, zeroed: write it in place, then [`Loan::send`] it. Waits for room
     /// as [`publish`](Self::publish) does.
     ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-loan-zeroed").embedded().connect()?;
+    /// let mut publisher = node.publisher::<[u8]>("camera/image").create()?;
+    /// let mut image = publisher.loan(4)?;
+    /// assert_eq!(*image, [0; 4]);
+    /// image.copy_from_slice(&[1, 2, 3, 4]);
+    /// image.send();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`PublishError`].
@@ -434,6 +465,17 @@ impl Publisher<[u8]> {
 
     /// As [`loan`](Self::loan), without the zeros: it holds whatever stood there before, such as older messages of this
     /// publisher. For those who write all of it.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-loan-uninit").embedded().connect()?;
+    /// let mut publisher = node.publisher::<[u8]>("camera/image").create()?;
+    /// let mut subscriber = node.subscriber::<[u8]>("camera/image").create()?;
+    /// let mut image = publisher.loan_uninit(6_000_000)?;
+    /// image.fill(255); // all of it
+    /// image.send();
+    /// assert!(subscriber.receive()?.iter().all(|pixel| *pixel == 255));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -451,6 +493,15 @@ impl Publisher<[u8]> {
     }
 
     /// As [`loan`](Self::loan), for a message with a number beside it, as in [`publish_tagged`](Self::publish_tagged).
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("camera").instance("doc-loan-tagged").embedded().connect()?;
+    /// let mut publisher = node.publisher::<[u8]>("camera/image").create()?;
+    /// let mut subscriber = node.subscriber::<[u8]>("camera/image").create()?;
+    /// publisher.loan_tagged(640 * 480, 7)?.send();
+    /// assert_eq!(subscriber.receive()?.tag(), Some(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -514,6 +565,30 @@ impl<T: Message + ?Sized> fmt::Debug for Publisher<T> {
 }
 
 /// A publisher about to be made.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Evict, Node, WaitStrategy};
+///
+/// let node = Node::builder("camera").instance("doc-publisher-builder").embedded().connect()?;
+/// let publisher = node
+///     .publisher::<[u8]>("camera/image")
+///     .block_len(1 << 20) // bytes
+///     .blocks(64)
+///     .depth(8) // messages
+///     .history(1)
+///     .deadline(Duration::from_millis(100))
+///     .evict(Evict::After(Duration::from_secs(1)))
+///     .give_back_after(Duration::from_secs(10))
+///     .wait(WaitStrategy::Yield)
+///     .link_timeout(Duration::from_millis(500))
+///     .create()?;
+/// assert!(publisher.longest_message() > 1 << 20);
+///
+/// // Or to one subscriber each.
+/// let jobs = node.publisher::<str>("camera/jobs").direct().create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct PublisherBuilder<T: Message + ?Sized> {
     handle: Arc<Handle>,

@@ -22,6 +22,28 @@ use crate::subscriber::{Found, Subscriber};
 /// which was checked.
 ///
 /// [`into_owned`](Sample::into_owned) makes one that outlives the next receive.
+///
+/// ```
+/// use nodeset::Node;
+///
+/// let node = Node::builder("scales").instance("doc-sample").embedded().connect()?;
+/// let mut publisher = node.publisher::<u32>("scales/grams").timestamps(true).create()?;
+/// let mut subscriber = node.subscriber::<u32>("scales/*").create()?;
+/// publisher.publish_tagged(&250, 7)?;
+///
+/// let sample = subscriber.receive()?;
+/// assert_eq!(*sample, 250); // as archived, in place
+/// assert_eq!(sample.view().to_native(), 250);
+/// assert_eq!((sample.topic(), sample.publisher(), sample.host()), ("scales/grams", "scales", &*node.host()));
+/// assert_eq!((sample.sequence(), sample.missed_before(), sample.tag()), (0, 0, Some(7)));
+/// assert_eq!((sample.schema().name(), sample.payload().len()), ("u32", 4));
+/// println!("published at {:?}, {:?} ago", sample.published_at(), sample.age());
+///
+/// let kept = sample.into_owned()?; // outlives the next receive
+/// assert!(subscriber.try_receive()?.is_none());
+/// assert_eq!(*kept, 250);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Sample<'a, T: Message + ?Sized> {
     view: &'a T::View,
     payload: &'a [u8],
@@ -136,6 +158,27 @@ where
 
 /// A message that is kept: it stays where it is for as long as this lives, whatever its subscriber, its node or its publisher
 /// does. Cheap to clone.
+///
+/// ```
+/// use nodeset::{Node, OwnedSample};
+///
+/// let node = Node::builder("scales").instance("doc-owned-sample").embedded().connect()?;
+/// let mut publisher = node.publisher::<u32>("scales/grams").timestamps(true).create()?;
+/// let mut subscriber = node.subscriber::<u32>("scales/grams").reliable().create()?;
+/// for grams in [250, 300] {
+///     publisher.publish_tagged(&grams, 7)?;
+/// }
+/// let samples: Vec<OwnedSample<u32>> = subscriber.iter().take(2).collect::<Result<_, _>>()?;
+/// drop((publisher, subscriber));
+///
+/// let last = samples[1].clone(); // the same bytes
+/// assert_eq!(*last, 300);
+/// assert_eq!((last.topic(), last.publisher(), last.host()), ("scales/grams", "scales", &*node.host()));
+/// assert_eq!((last.sequence(), last.missed_before(), last.tag()), (1, 0, Some(7)));
+/// assert_eq!((last.schema().name(), last.payload().len()), ("u32", 4));
+/// println!("published at {:?}, {:?} ago", last.published_at(), last.age());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct OwnedSample<T: Message + ?Sized> {
     bytes: Bytes,
     frame: Frame,
@@ -298,6 +341,17 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// As [`try_receive`](Self::try_receive), without checking the message's bytes.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("trusting").instance("doc-unchecked").embedded().connect()?;
+    /// let mut publisher = node.publisher::<str>("own/words").create()?;
+    /// let mut subscriber = node.subscriber::<str>("own/words").create()?;
+    /// publisher.publish("hello")?;
+    /// // SAFETY: the only publisher of this dispatcher's topic is the one above.
+    /// let sample = unsafe { subscriber.try_receive_unchecked() }?;
+    /// assert_eq!(&*sample.expect("it was published"), "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

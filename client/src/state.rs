@@ -64,6 +64,15 @@ impl Node {
 }
 
 /// One end of a state is about to be made. See [`Node::state`].
+///
+/// ```
+/// # let node = nodeset::Node::builder("robot").instance("doc-state-ends").embedded().connect()?;
+/// let mut mode = node.state::<str>("robot/mode").writer()?;
+/// let mut display = node.state::<str>("robot/mode").reader()?;
+/// mode.set("standing")?;
+/// assert_eq!(&**display.get()?.expect("it was set"), "standing");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing happens before `writer` or `reader`"]
 pub struct State<'a, T: Message + ?Sized> {
@@ -100,6 +109,17 @@ impl<T: Message + ?Sized> State<'_, T> {
 }
 
 /// Sets a value. Dropped, it takes the value from readers that come later; those that have seen it keep it.
+///
+/// ```
+/// use nodeset::Node;
+///
+/// let node = Node::builder("robot").instance("doc-state-writer").embedded().connect()?;
+/// let mut mode = node.state::<str>("robot/mode").writer()?;
+/// mode.set("standing")?;
+/// mode.set("walking")?;
+/// assert_eq!((mode.topic(), mode.readers()), ("robot/mode", 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct StateWriter<T: Message + ?Sized> {
     publisher: Publisher<T>,
 }
@@ -159,6 +179,26 @@ impl StateWriter<[u8]> {
 /// Messages without a publish time, of publishers of the same topic that are no writers of a state, count as older than all
 /// others. The order is that of the writers' clocks. A value that seems to be set more than a second in the future loses against
 /// each that comes after it, so that no clock that was wrong once stops a state.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, Readiness};
+///
+/// let node = Node::builder("robot").instance("doc-state-reader").embedded().connect()?;
+/// let mut mode = node.state::<str>("robot/mode").writer()?;
+/// let mut display = node.state::<str>("robot/mode").reader()?;
+/// assert_eq!((display.writers(), display.topic()), (1, "robot/mode"));
+/// assert!(display.get()?.is_none()); // not set so far
+///
+/// mode.set("standing")?;
+/// assert!(matches!(display.arm()?, Readiness::Ready));
+/// assert_eq!(&**display.changed()?, "standing");
+/// assert!(display.changed_timeout(Duration::from_millis(1))?.is_none()); // since then
+/// mode.set("walking")?;
+/// assert_eq!(&**display.last().expect("it was read"), "standing");
+/// assert_eq!(&**display.get()?.expect("it was set"), "walking");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct StateReader<T: Message + ?Sized> {
     subscriber: Subscriber<T>,
     latest: Option<Latest<T>>,

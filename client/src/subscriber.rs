@@ -32,6 +32,30 @@ const MOST_WEIGHT: u16 = 100;
 /// Receives messages of type `T` from all publishers of a topic, or of all topics of a pattern.
 ///
 /// The order of each publication is kept; between publications there is none.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// let node = Node::builder("reader").instance("doc-subscriber").embedded().connect()?;
+/// let mut subscriber = node.subscriber::<u32>("count/*").reliable().create()?;
+/// let mut publisher = node.publisher::<u32>("count/up").create()?;
+/// assert_eq!((subscriber.publishers(), subscriber.topic()), (1, "count/*"));
+/// assert!(subscriber.pending().is_empty()); // no publisher is on the way
+///
+/// assert!(subscriber.try_receive()?.is_none()); // never waits
+/// for number in 1..=4 {
+///     publisher.publish(&number)?;
+/// }
+/// assert_eq!(*subscriber.receive()?, 1); // waits
+/// let second = subscriber.receive_timeout(Duration::from_secs(1))?;
+/// assert_eq!(*second.expect("it was published"), 2);
+/// for number in subscriber.iter().take(2) {
+///     println!("{}", *number?);
+/// }
+/// assert_eq!(subscriber.missed(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Subscriber<T: Message + ?Sized> {
     pub(crate) ports: Vec<Port>,
     /// Which port is looked at first.
@@ -466,6 +490,23 @@ impl<T: Message + ?Sized> fmt::Debug for Subscriber<T> {
 }
 
 /// All messages of a subscriber, each kept for as long as its sample lives.
+///
+/// ```
+/// # let node = nodeset::Node::builder("reader").instance("doc-samples").embedded().connect()?;
+/// let mut publisher = node.publisher::<u32>("count").create()?;
+/// let mut subscriber = node.subscriber::<u32>("count").reliable().create()?;
+/// for number in 1..=3 {
+///     publisher.publish(&number)?;
+/// }
+/// let mut sum = 0;
+/// for number in &mut subscriber {
+///     sum += number?.to_native();
+///     if sum == 6 {
+///         break;
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Samples<'a, T: Message + ?Sized> {
     subscriber: &'a mut Subscriber<T>,
@@ -489,6 +530,30 @@ impl<'a, T: Message + ?Sized> IntoIterator for &'a mut Subscriber<T> {
 }
 
 /// A subscriber about to be made.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, WaitStrategy};
+///
+/// let node = Node::builder("reader").instance("doc-subscriber-builder").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("log/lines").history(10).create()?;
+/// publisher.publish("started")?;
+///
+/// // Every line, also the last ones from before.
+/// let mut every = node.subscriber::<str>("log/lines").reliable().history(10).create()?;
+/// assert_eq!(&*every.receive()?, "started");
+///
+/// // Those that are new, as soon as they come, at the price of a core.
+/// let newest = node.subscriber::<str>("log/lines").lossy().depth(1).wait(WaitStrategy::Spin).create()?;
+///
+/// // Those of publishers that are not to be trusted, or of users that are.
+/// let careful = node.subscriber::<str>("log/lines").copied().create()?;
+/// let careless = node.subscriber::<str>("log/lines").trust_publishers().create()?;
+///
+/// // Of direct publishers, three times as much as others get; publishers that do not answer are not waited for.
+/// let strong = node.subscriber::<str>("jobs").weight(3).link_timeout(Duration::ZERO).create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct SubscriberBuilder<T: Message + ?Sized> {
     handle: Arc<Handle>,
@@ -518,6 +583,16 @@ enum Copying {
 
 impl SubscriberBuilder<[u8]> {
     /// Takes messages of every type, as bytes; [`Sample::schema`] says what they are. For tools.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("tool").instance("doc-any-schema").embedded().connect()?;
+    /// let mut publisher = node.publisher::<u32>("count").create()?;
+    /// let mut spy = node.subscriber::<[u8]>("**").any_schema().create()?;
+    /// publisher.publish(&7)?;
+    /// let sample = spy.receive()?;
+    /// assert_eq!((sample.schema().name(), sample.payload()), ("u32", &7_u32.to_le_bytes()[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn any_schema(mut self) -> Self {
         self.any_schema = true;
         self

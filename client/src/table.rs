@@ -11,6 +11,21 @@ use crate::wait::after;
 
 /// Asks the dispatcher for its table: nodes, publications, subscriptions. Needs no node.
 ///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{AppOptions, Listing, Node};
+///
+/// let options = AppOptions { instance: "doc-list".to_owned(), ..AppOptions::default() };
+/// let node = Node::from_options(&options, "camera")?;
+/// let table = nodeset::list(&options.endpoint()?, Duration::from_secs(10))?;
+/// let nodes = table.iter().filter_map(|row| match row {
+///     Listing::Node { state, .. } => Some(state.name.as_str()),
+///     _ => None,
+/// });
+/// assert!(nodes.eq(["camera"]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// See [`ConnectError`]; [`ConnectError::Nobody`] when no dispatcher runs.

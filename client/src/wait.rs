@@ -29,6 +29,17 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 /// How a subscriber or publisher waits.
+///
+/// ```
+/// use nodeset::{Node, WaitStrategy};
+///
+/// let node = Node::builder("eager").instance("doc-wait-strategy").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("orders").create()?;
+/// let mut orders = node.subscriber::<str>("orders").wait(WaitStrategy::Spin).create()?;
+/// publisher.publish("go")?;
+/// assert_eq!(&*orders.receive()?, "go");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WaitStrategy {
     /// Looks again and again: the lowest latency, at the price of a core. Gives way to other threads now and then.

@@ -123,6 +123,18 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
 
     /// As [`publish`](Self::publish), but never waits.
     ///
+    /// ```
+    /// use nodeset::{DeliverError, Node};
+    ///
+    /// let node = Node::builder("boss").instance("doc-direct-try").embedded().connect()?;
+    /// let mut worker = node.subscriber::<str>("jobs").create()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().backlog(1).create()?;
+    /// jobs.try_publish("dig")?;
+    /// let busy = jobs.try_publish("sow").unwrap_err();
+    /// assert!(matches!(busy, DeliverError::Full { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`publish`](Self::publish).
@@ -134,6 +146,20 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     /// Publishes a message to a subscriber of that node: to one of them, in turns, if it has several. `node` is its name, or
     /// `name@local`; with the name that further nodes share (`worker` of `worker-2`) any of these is meant. Waits as
     /// [`publish`](Self::publish) does, also for the node to come.
+    ///
+    /// ```
+    /// use nodeset::Node;
+    ///
+    /// let builder = Node::builder("worker").instance("doc-direct-to").embedded();
+    /// let (boss, first, second) = (builder.clone().connect()?, builder.clone().connect()?, builder.connect()?);
+    /// let mut idle = first.subscriber::<str>("jobs").create()?;
+    /// let mut busy = second.subscriber::<str>("jobs").create()?;
+    /// let mut jobs = boss.publisher::<str>("jobs").direct().create()?;
+    /// jobs.publish_to(&second.name(), "dig")?;
+    /// assert_eq!(&*busy.receive()?, "dig");
+    /// assert!(idle.try_receive()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -163,6 +189,15 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
 
     /// As [`publish_to`](Self::publish_to), with a number beside the message, as in [`publish_tagged`](Self::publish_tagged).
     ///
+    /// ```
+    /// # let node = nodeset::Node::builder("boss").instance("doc-direct-to-tag").embedded().connect()?;
+    /// let mut worker = node.subscriber::<str>("jobs").create()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// jobs.publish_to_tagged("boss", "dig", 7)?;
+    /// assert_eq!(worker.receive()?.tag(), Some(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`DeliverError`]; the message was not sent then.
@@ -171,6 +206,16 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     }
 
     /// As [`publish_to`](Self::publish_to), but never waits.
+    ///
+    /// ```
+    /// use nodeset::{DeliverError, Node};
+    ///
+    /// let node = Node::builder("boss").instance("doc-direct-try-to").embedded().connect()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// let nobody = jobs.try_publish_to("worker", "dig").unwrap_err();
+    /// assert!(matches!(nobody, DeliverError::NoSuchNode { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -182,17 +227,47 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     }
 
     /// How many subscribers there are, as of the last message.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::Node;
+    ///
+    /// let node = Node::builder("boss").instance("doc-direct-who").embedded().connect()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// let worker = node.subscriber::<str>("jobs").create()?;
+    /// jobs.wait_for_subscribers(1, Duration::from_secs(10))?;
+    /// assert_eq!(jobs.subscribers(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribers(&mut self) -> usize {
         self.take_news();
         self.lanes.iter().filter(|lane| lane.ready).count()
     }
 
     /// Names of the subscribers' nodes whose lanes are on their way.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("boss").instance("doc-direct-pending").embedded().connect()?;
+    /// let jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// assert!(jobs.pending().is_empty()); // whoever is there has a lane
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pending(&self) -> Vec<Arc<str>> {
         self.shared.links.pending()
     }
 
     /// Waits until there are at least `wanted` subscribers. Returns how many there are.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::Node;
+    ///
+    /// let node = Node::builder("boss").instance("doc-direct-wait").embedded().connect()?;
+    /// let jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// let worker = node.subscriber::<str>("jobs").create()?;
+    /// assert_eq!(jobs.wait_for_subscribers(1, Duration::from_secs(10))?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -206,18 +281,47 @@ impl<T: Message + ?Sized> DirectPublisher<T> {
     }
 
     /// Messages that were sent to subscribers which left or died without having handled them, and that went to nobody else.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("boss").instance("doc-direct-lost").embedded().connect()?;
+    /// let worker = node.subscriber::<str>("jobs").create()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// jobs.publish("dig")?;
+    /// assert_eq!(jobs.lost(), 0);
+    /// drop(worker); // without having handled it
+    /// while jobs.lost() == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lost(&mut self) -> u64 {
         self.take_news();
         self.lost
     }
 
     /// Messages that wait for each subscriber, by the name of its node.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("boss").instance("doc-direct-waiting").embedded().connect()?;
+    /// let worker = node.subscriber::<str>("jobs").create()?;
+    /// let mut jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// jobs.publish("dig")?;
+    /// assert_eq!(jobs.waiting(), [(node.name(), 1)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn waiting(&mut self) -> Vec<(Arc<str>, u64)> {
         self.take_news();
         self.lanes.iter_mut().map(|lane| (Arc::clone(&lane.node), lane.waiting())).collect()
     }
 
     /// The topic.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("boss").instance("doc-direct-topic").embedded().connect()?;
+    /// let jobs = node.publisher::<str>("jobs").direct().create()?;
+    /// assert_eq!(jobs.topic(), "jobs");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn topic(&self) -> &str {
         &self.topic
     }
@@ -422,6 +526,23 @@ impl<T: Message + ?Sized> fmt::Debug for DirectPublisher<T> {
 }
 
 /// A direct publisher about to be made: [`PublisherBuilder::direct`](crate::PublisherBuilder::direct).
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, WaitStrategy};
+///
+/// let node = Node::builder("boss").instance("doc-direct-builder").embedded().connect()?;
+/// let jobs = node
+///     .publisher::<str>("jobs")
+///     .direct()
+///     .backlog(1) // the next job when the last one is done
+///     .redeliver(true) // what a dead worker had not done goes to another one
+///     .deadline(Duration::from_secs(60))
+///     .wait(WaitStrategy::Block)
+///     .link_timeout(Duration::from_millis(500))
+///     .create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct DirectPublisherBuilder<T: Message + ?Sized> {
     handle: Arc<Handle>,

@@ -28,10 +28,35 @@ use entry::{Entry, Start, of_server, of_subscriber, of_timer};
 pub use entry::Outcome;
 
 /// Tells a handler from the others of its node.
+///
+/// ```
+/// use nodeset::{Node, NodeEvent, Sample};
+///
+/// let node = Node::builder("reader").instance("doc-handler-id").embedded().connect()?;
+/// let first = node.on("a", |text: Sample<'_, str>| println!("a: {}", &*text))?;
+/// let second = node.on("b", |text: Sample<'_, str>| println!("b: {}", &*text))?;
+/// assert_ne!(first, second);
+/// node.on_event(move |event| match event {
+///     NodeEvent::HandlerFailed { handler, .. } if *handler == first => eprintln!("the first one failed"),
+///     _ => {}
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerId(u64);
 
 /// Why [`Node::run_until`] returned.
+///
+/// ```
+/// use std::time::Instant;
+/// use nodeset::{Node, RunEnd};
+///
+/// let node = Node::builder("brief").instance("doc-run-end").embedded().connect()?;
+/// assert_eq!(node.run_until(Instant::now())?, RunEnd::Deadline);
+/// node.stop_handle().stop();
+/// assert_eq!(node.run_until(Instant::now())?, RunEnd::Stopped);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
     /// A [`StopHandle`] was used.
@@ -80,6 +105,17 @@ impl fmt::Display for HandlerFailure {
 }
 
 /// Ends [`Node::run`] from a handler or another thread. Does not keep the node.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// let node = Node::builder("brief").instance("doc-stop-handle").embedded().connect()?;
+/// let stop = node.stop_handle();
+/// node.every(Duration::from_millis(1), move || stop.stop());
+/// node.run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct StopHandle(Weak<Handlers>);
 
@@ -282,6 +318,14 @@ impl Node {
     }
 
     /// Ends [`run`](Self::run) from a handler or another thread.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("brief").instance("doc-node-stop-handle").embedded().connect()?;
+    /// let stop = node.stop_handle();
+    /// std::thread::spawn(move || stop.stop()); // as a signal might
+    /// node.run()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop_handle(&self) -> StopHandle {
         StopHandle(Arc::downgrade(&self.handlers))
     }

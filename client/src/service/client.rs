@@ -113,6 +113,13 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     }
 
     /// How many servers are linked.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("asks").instance("doc-client-servers").embedded().connect()?;
+    /// let mut client = node.client::<str, str>("weather").create()?;
+    /// assert_eq!(client.servers(), 0); // nobody serves that so far
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn servers(&mut self) -> usize {
         // What went wrong with a link is told by the next request.
         let _ = self.servers.update(&mut self.offers, &mut self.replies);
@@ -120,6 +127,15 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     }
 
     /// Waits until at least `wanted` servers are linked; says how many are, which are fewer once `timeout` is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let node = nodeset::Node::builder("asks").instance("doc-client-wait").embedded().connect()?;
+    /// let mut client = node.client::<str, str>("weather").create()?;
+    /// assert_eq!(client.wait_for_servers(1, Duration::from_millis(1))?, 0); // there is none
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -129,6 +145,13 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     }
 
     /// The topic.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("asks").instance("doc-client-topic").embedded().connect()?;
+    /// let client = node.client::<str, str>("weather").create()?;
+    /// assert_eq!(client.topic(), "weather");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn topic(&self) -> &str {
         &self.topic
     }
@@ -241,6 +264,32 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Client<Req, Re
 }
 
 /// The answer to a request, reply by reply ([`Client::ask`]). Dropped before its end, what is left of it is dropped as well.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, Request};
+///
+/// let node = Node::builder("counter").instance("doc-answer").embedded().connect()?;
+/// let server = node.server::<u32, u32>("count").create()?;
+/// node.handle_requests(server, |mut request: Request<'_, u32, u32>| {
+///     (0..request.to_native()).try_for_each(|number| request.send(&number))?;
+///     request.end()
+/// });
+/// let (running, stop) = (node.clone(), node.stop_handle());
+/// let running = std::thread::spawn(move || running.run());
+///
+/// let mut client = node.client::<u32, u32>("count").create()?;
+/// let mut answer = client.ask(&3, Duration::from_secs(10))?;
+/// assert_eq!(answer.server(), "counter");
+/// let mut sum = 0;
+/// while let Some(number) = answer.receive()? {
+///     sum += number.to_native();
+/// }
+/// assert_eq!(sum, 3);
+/// stop.stop();
+/// running.join().expect("handlers do not end their thread")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the replies are in here"]
 pub struct Answer<'a, Req: Message + ?Sized, Rep: Message + ?Sized> {
     client: &'a mut Client<Req, Rep>,
@@ -273,6 +322,20 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Answer<'_, Req
 }
 
 /// A client about to be made.
+///
+/// ```
+/// use nodeset::{Node, WaitStrategy};
+///
+/// let node = Node::builder("asks").instance("doc-client-builder").embedded().connect()?;
+/// let client = node
+///     .client::<[u8], str>("images/describe")
+///     .block_len(1 << 20) // bytes, for long requests
+///     .timestamps(true)
+///     .copied()
+///     .wait(WaitStrategy::Spin)
+///     .create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct ClientBuilder<Req: Message + ?Sized, Rep: Message + ?Sized> {
     handle: Arc<Handle>,

@@ -103,6 +103,13 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Server<Req, Rep> {
 
     /// The next request, if one is there. Never waits.
     ///
+    /// ```
+    /// # let node = nodeset::Node::builder("adder").instance("doc-server-try").embedded().connect()?;
+    /// let mut server = node.server::<(i32, i32), i32>("sum").create()?;
+    /// assert!(server.try_receive()?.is_none()); // nobody asks
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`receive`](Self::receive).
@@ -119,6 +126,15 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Server<Req, Rep> {
 
     /// The next request, if it comes within `timeout`.
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let node = nodeset::Node::builder("adder").instance("doc-server-timeout").embedded().connect()?;
+    /// let mut server = node.server::<(i32, i32), i32>("sum").create()?;
+    /// assert!(server.receive_timeout(Duration::from_millis(1))?.is_none()); // nobody asks
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`receive`](Self::receive).
@@ -130,11 +146,32 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Server<Req, Rep> {
     }
 
     /// The topic.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("adder").instance("doc-server-topic").embedded().connect()?;
+    /// let server = node.server::<(i32, i32), i32>("sum").create()?;
+    /// assert_eq!(server.topic(), "sum");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
     /// How many clients are linked.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let node = nodeset::Node::builder("adder").instance("doc-server-clients").embedded().connect()?;
+    /// let mut server = node.server::<(i32, i32), i32>("sum").create()?;
+    /// let mut client = node.client::<(i32, i32), i32>("sum").create()?;
+    /// while server.clients() == 0 {
+    ///     // Takes the links that came, too.
+    ///     server.receive_timeout(Duration::from_millis(1))?;
+    ///     client.servers();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
@@ -254,6 +291,38 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Server<Req, Re
 /// A request that was received: derefs to its message, in place, as a [`Sample`]. It is answered by one [`reply`](Self::reply), or by
 /// any number of [`send`](Self::send) and an [`end`](Self::end). Dropped before, the client learns at once that it is not
 /// answered ([`RequestError::Unanswered`](crate::RequestError::Unanswered)).
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, RequestError};
+///
+/// let node = Node::builder("speller").instance("doc-request").embedded().connect()?;
+/// let mut server = node.server::<str, str>("spell").create()?;
+/// let speller = std::thread::spawn(move || {
+///     let mut request = server.receive()?;
+///     assert_eq!((request.client(), request.sample().publisher()), ("speller", "speller"));
+///     for letter in request.message().split_inclusive(char::is_alphabetic) {
+///         request.send(letter)?;
+///     }
+///     request.end()?;
+///     server.receive()?.reply("the one and only")?;
+///     drop(server.receive()?); // not answered
+///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+/// });
+///
+/// let mut client = node.client::<str, str>("spell").create()?;
+/// let mut answer = client.ask("abc", Duration::from_secs(10))?;
+/// let mut letters = Vec::new();
+/// while let Some(letter) = answer.receive()? {
+///     letters.push(letter.to_owned());
+/// }
+/// assert_eq!(letters, ["a", "b", "c"]);
+/// assert_eq!(&*client.request("", Duration::from_secs(10))?, "the one and only");
+/// let unanswered = client.request("?", Duration::from_secs(10)).unwrap_err();
+/// assert!(matches!(unanswered, RequestError::Unanswered { .. }));
+/// speller.join().expect("it ends").expect("it answers");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Request<'a, Req: Message + ?Sized, Rep: Message + ?Sized> {
     sample: Sample<'a, Req>,
     answering: Answering<'a, Rep>,
@@ -364,6 +433,22 @@ impl<Rep: Message + ?Sized> Drop for Answering<'_, Rep> {
 }
 
 /// A server about to be made.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, WaitStrategy};
+///
+/// let node = Node::builder("maps").instance("doc-server-builder").embedded().connect()?;
+/// let server = node
+///     .server::<str, [u8]>("maps/tile")
+///     .block_len(1 << 20) // bytes, for long replies
+///     .deadline(Duration::from_millis(100)) // of clients that do not read them
+///     .timestamps(true)
+///     .copied()
+///     .wait(WaitStrategy::Yield)
+///     .create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct ServerBuilder<Req: Message + ?Sized, Rep: Message + ?Sized> {
     requests: SubscriberBuilder<Req>,

@@ -68,18 +68,39 @@ pub trait Codec {
 }
 
 /// Why an item could not be encoded or decoded.
+///
+/// ```
+/// use nodeset::CodecError;
+///
+/// let digits = |bytes| std::str::from_utf8(bytes).map_err(CodecError::new)?.parse::<u32>().map_err(CodecError::new);
+/// assert_eq!(digits(b"42"), Ok(42));
+/// assert_eq!(digits(b"many").unwrap_err().to_string(), "invalid digit found in string");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CodecError(String);
 
 impl CodecError {
     /// With that reason.
+    ///
+    /// ```
+    /// use nodeset::CodecError;
+    ///
+    /// assert_eq!(CodecError::new("its length is odd").to_string(), "its length is odd");
+    /// ```
     pub fn new(reason: impl fmt::Display) -> CodecError {
         CodecError(reason.to_string())
     }
 }
 
 /// Bytes as they are. Nothing is copied at the receiver.
+///
+/// ```
+/// use nodeset::{Bytes, Codec};
+///
+/// assert_eq!(Bytes.encode(b"as it is")?, b"as it is");
+/// # Ok::<(), nodeset::CodecError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bytes;
 

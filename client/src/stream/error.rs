@@ -7,6 +7,22 @@ use super::codec::CodecError;
 use crate::error::ReceiveError;
 
 /// An item was not pushed: nobody got it.
+///
+/// ```
+/// use nodeset::{Node, OnFull, PushError};
+///
+/// let node = Node::builder("meter").instance("doc-push-error").embedded().connect()?;
+/// let mut slow = node.stream_receiver("level").create()?;
+/// let mut level = node.stream("level").on_full(OnFull::Fail).create()?;
+/// let full = loop {
+///     if let Err(error) = level.push(&[0; 1000]) {
+///         break error;
+///     }
+/// };
+/// assert!(matches!(full, PushError::Full { receiver, .. } if *receiver == *"meter"));
+/// slow.receive()?; // and there will be room again
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
@@ -32,6 +48,28 @@ pub enum PushError {
 }
 
 /// Something other than an item came. Receiving can go on after each of them.
+///
+/// ```
+/// use nodeset::{Node, StreamError};
+///
+/// let node = Node::builder("speaker").instance("doc-stream-error").embedded().connect()?;
+/// let mut speaker = node.stream_receiver("sound").create()?;
+/// let mut sound = node.stream("sound").create()?;
+/// sound.push(b"la")?;
+/// drop(sound); // without `finish`
+/// loop {
+///     match speaker.receive() {
+///         Ok(item) => assert_eq!(*item, b"la"),
+///         Err(StreamError::Finished { sender, .. }) => println!("{sender} said all that it had to say"),
+///         Err(StreamError::SenderLost { sender }) => {
+///             assert_eq!(&*sender, "speaker");
+///             break;
+///         }
+///         Err(error) => return Err(error.into()),
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {

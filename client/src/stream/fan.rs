@@ -21,6 +21,23 @@ const PATIENCE: Duration = Duration::from_micros(200);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What a sender does when there is no room for an item in the lane to a receiver.
+///
+/// ```
+/// use nodeset::{Node, OnFull};
+///
+/// let node = Node::builder("meter").instance("doc-on-full").embedded().connect()?;
+/// let mut slow = node.stream_receiver("level").create()?;
+/// let mut level = node.stream("level").on_full(OnFull::LeaveOut).create()?;
+/// while level.left_out() == 0 {
+///     level.push(&[0; 1000])?;
+/// }
+/// let mut received = 0;
+/// while slow.try_receive()?.is_some() {
+///     received += 1;
+/// }
+/// assert_eq!(received + level.left_out(), level.pushed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFull {

@@ -42,6 +42,14 @@ impl Default for Lz4 {
 
 impl Lz4 {
     /// Items of at most so many bytes; 16 MiB by default. Both ends need the same, or the receiver's a larger one.
+    ///
+    /// ```
+    /// use nodeset::{Codec, Lz4};
+    ///
+    /// let mut codec = Lz4::with_limit(1000);
+    /// assert!(codec.encode(&[7; 1000]).is_ok());
+    /// assert!(codec.encode(&[7; 1001]).is_err());
+    /// ```
     pub fn with_limit(bytes: usize) -> Lz4 {
         Lz4 { buffer: Vec::new(), limit: bytes }
     }

@@ -52,6 +52,15 @@ impl Node {
     }
 
     /// Begins to make a receiver of a stream, from all its senders: those that are there, and those that come later.
+    ///
+    /// ```
+    /// # let node = nodeset::Node::builder("speaker").instance("doc-stream-receiver-first").embedded().connect()?;
+    /// let mut speaker = node.stream_receiver("sound").create()?; // before there is a sender
+    /// let mut sound = node.stream("sound").create()?;
+    /// sound.push(b"la")?;
+    /// assert_eq!(*speaker.receive()?, b"la");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stream_receiver(&self, name: impl AsRef<str>) -> StreamReceiverBuilder<Bytes> {
         StreamReceiverBuilder::new(Arc::clone(&self.handle), name.as_ref())
     }

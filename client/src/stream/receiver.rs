@@ -19,6 +19,20 @@ use crate::session::Handle;
 use crate::subscriber::{Found, Subscriber, SubscriberBuilder};
 
 /// An item that was received; derefs to what the codec makes of it.
+///
+/// ```
+/// use nodeset::Node;
+///
+/// let node = Node::builder("speaker").instance("doc-stream-item").embedded().connect()?;
+/// let mut speaker = node.stream_receiver("sound").create()?;
+/// let mut sound = node.stream("sound").create()?;
+/// sound.push(b"la")?;
+/// let item = speaker.receive()?;
+/// assert_eq!((item.sender(), item.missed_before(), item.len()), ("speaker", 0, 2));
+/// let bytes: &[u8] = item.into_view(); // for as long as the receiver is borrowed
+/// assert_eq!(bytes, b"la");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct StreamItem<'a, C: Codec + 'a> {
     view: C::View<'a>,
     sender: &'a str,
@@ -62,6 +76,25 @@ where
 /// The receiving end of a stream, of all its senders: [`Node::stream_receiver`](crate::Node::stream_receiver).
 ///
 /// The order of each sender is kept. It begins with the first item that a sender pushes after it joined.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, Readiness};
+///
+/// let node = Node::builder("speaker").instance("doc-stream-receiver").embedded().connect()?;
+/// let mut speaker = node.stream_receiver("sound").create()?;
+/// let mut sound = node.stream("sound").create()?;
+/// assert_eq!((speaker.senders(), speaker.name()), (1, "sound"));
+/// assert!(speaker.try_receive()?.is_none()); // never waits
+///
+/// sound.push_all([&b"do"[..], b"re"])?;
+/// assert!(matches!(speaker.arm()?, Readiness::Ready)); // for event loops
+/// assert_eq!(*speaker.receive()?, b"do"); // waits
+/// let second = speaker.receive_timeout(Duration::from_secs(1))?;
+/// assert_eq!(*second.expect("it was pushed"), b"re");
+/// assert_eq!(speaker.missed(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct StreamReceiver<C: Codec> {
     subscriber: Subscriber<[u8]>,
     codec: C,
@@ -243,6 +276,20 @@ impl<C: Codec> fmt::Debug for StreamReceiver<C> {
 }
 
 /// A receiver about to be made: [`Node::stream_receiver`](crate::Node::stream_receiver).
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, Typed};
+///
+/// let node = Node::builder("speaker").instance("doc-stream-receiver-builder").embedded().connect()?;
+/// let speaker = node
+///     .stream_receiver("sound")
+///     .codec(Typed::<f32>::new()) // as its senders
+///     .copied() // of senders that may be hostile
+///     .link_timeout(Duration::from_millis(500))
+///     .create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct StreamReceiverBuilder<C> {
     handle: Arc<Handle>,

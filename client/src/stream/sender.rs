@@ -30,6 +30,24 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// nothing; [`NodeEvent::Linked`](crate::NodeEvent::Linked) and [`LinkEnded`](crate::NodeEvent::LinkEnded) tell of it.
 ///
 /// Dropped without [`finish`](Self::finish), receivers hear that it is gone without having finished.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::Node;
+///
+/// let node = Node::builder("microphone").instance("doc-stream-sender").embedded().connect()?;
+/// let mut speaker = node.stream_receiver("sound").create()?;
+/// let mut sound = node.stream("sound").create()?;
+/// sound.wait_for_receivers(1, Duration::from_secs(10))?;
+/// assert_eq!(sound.receivers(), [node.name()]);
+///
+/// assert_eq!(sound.push(b"do")?, 1); // receivers that got it
+/// assert_eq!(sound.push_all([&b"re"[..], b"mi"])?, 2); // items
+/// assert_eq!((sound.name(), sound.pushed(), sound.left_out()), ("sound", 3, 0));
+/// assert_eq!(sound.lost(), 0);
+/// sound.finish()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct StreamSender<C: Codec> {
     codec: C,
     fan: Fan,
@@ -156,6 +174,21 @@ impl<C: Codec> fmt::Debug for StreamSender<C> {
 }
 
 /// A sender about to be made: [`Node::stream`](crate::Node::stream).
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Node, OnFull, Typed};
+///
+/// let node = Node::builder("microphone").instance("doc-stream-builder").embedded().connect()?;
+/// let sound = node
+///     .stream("sound")
+///     .codec(Typed::<f32>::new())
+///     .capacity(4 << 20) // bytes that may wait for each receiver
+///     .on_full(OnFull::Wait(Duration::from_millis(100)))
+///     .link_timeout(Duration::from_millis(500))
+///     .create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing happens before `create`"]
 pub struct StreamBuilder<C> {
     handle: Arc<Handle>,

@@ -5,6 +5,18 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
 /// A member of a [`WaitSet`](crate::WaitSet), whatever it is. Never given to another member of any set.
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Timer, WaitSet};
+///
+/// let mut set = WaitSet::new()?;
+/// let tea = set.attach(Timer::after(Duration::ZERO))?.id();
+/// let eggs = set.attach(Timer::after(Duration::from_secs(3600)))?.id();
+/// assert_ne!(tea, eggs);
+/// assert_eq!(set.wait()?.into_iter().next(), Some(tea));
+/// # Ok::<(), nodeset::WaitError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     pub(super) set: u64,
@@ -118,11 +130,34 @@ impl Ready {
     }
 
     /// Nothing is.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let mut set = WaitSet::new()?;
+    /// assert!(set.wait_timeout(Duration::ZERO)?.is_empty());
+    /// set.attach(Timer::after(Duration::ZERO))?;
+    /// assert!(!set.wait_timeout(Duration::ZERO)?.is_empty());
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
     /// How many are.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let mut set = WaitSet::new()?;
+    /// for _ in 0..3 {
+    ///     set.attach(Timer::after(Duration::ZERO))?;
+    /// }
+    /// assert_eq!(set.wait()?.len(), 3);
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.ids.len()
     }

@@ -238,6 +238,18 @@ impl WaitSet {
     }
 
     /// What was attached; `None` if it was given back, or is of another set, where `set[key]` panics.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let (mut set, timer) = (WaitSet::new()?, Timer::after(Duration::from_secs(1)));
+    /// let key = set.attach(timer)?;
+    /// assert_eq!(set.get(key), Some(&timer));
+    /// set.detach(key);
+    /// assert_eq!(set.get(key), None);
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn get<S: Source>(&self, key: Key<S>) -> Option<&S> {
         let slot = self.members.get(key.id().index).filter(|slot| key.id().is(self.id, slot.generation))?;
         let member: &dyn Any = slot.member.as_deref()?;
@@ -245,6 +257,19 @@ impl WaitSet {
     }
 
     /// The same, to receive from, or to change.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let mut set = WaitSet::new()?;
+    /// let key = set.attach(Timer::after(Duration::from_secs(3600)))?;
+    /// if let Some(timer) = set.get_mut(key) {
+    ///     *timer = Timer::after(Duration::ZERO);
+    /// }
+    /// assert!(set.wait()?.has(key));
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn get_mut<S: Source>(&mut self, key: Key<S>) -> Option<&mut S> {
         let slot = self.members.get_mut(key.id().index).filter(|slot| key.id().is(self.id, slot.generation))?;
         let member: &mut dyn Any = slot.member.as_deref_mut()?;
@@ -252,6 +277,13 @@ impl WaitSet {
     }
 
     /// Ends waits of this set from other threads.
+    ///
+    /// ```
+    /// let mut set = nodeset::WaitSet::new()?;
+    /// set.wake_handle().wake();
+    /// assert!(set.wait()?.is_empty()); // returned at once
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn wake_handle(&self) -> WakeHandle {
         WakeHandle(Arc::clone(&self.wake))
     }
@@ -289,6 +321,14 @@ impl WaitSet {
     }
 
     /// The same, at most so long.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let mut set = nodeset::WaitSet::new()?;
+    /// assert!(set.wait_timeout(Duration::from_millis(1))?.is_empty());
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     ///
     /// # Errors
     ///

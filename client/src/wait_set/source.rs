@@ -18,6 +18,25 @@ use crate::wait::Waiter;
 
 /// What can be attached to a [`WaitSet`](crate::WaitSet): a [`Subscriber`], a [`StateReader`](crate::StateReader), a [`Server`],
 /// a [`StreamReceiver`], a [`Timer`] or a [`Descriptor`].
+///
+/// ```
+/// use std::time::Duration;
+/// use nodeset::wait_set::{Key, Source};
+/// use nodeset::{Node, Timer, WaitError, WaitSet};
+///
+/// /// Waits for what comes first, and says whether `source` was it.
+/// fn comes_in_time<S: Source>(source: S, time: Duration) -> Result<bool, WaitError> {
+///     let mut set = WaitSet::new()?;
+///     let key: Key<S> = set.attach(source)?;
+///     set.attach(Timer::after(time))?;
+///     Ok(set.wait()?.has(key))
+/// }
+///
+/// let node = Node::builder("hasty").instance("doc-source").embedded().connect()?;
+/// let nobody = node.subscriber::<str>("nobody/publishes/this").create()?;
+/// assert!(!comes_in_time(nobody, Duration::from_millis(1))?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[allow(private_bounds, reason = "nobody else can say how its own types are waited for")]
 pub trait Source: Member {}
 
@@ -115,6 +134,17 @@ pub struct Timer {
 
 impl Timer {
     /// Once, at that time.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let noon = Instant::now();
+    /// let mut set = WaitSet::new()?;
+    /// let bell = set.attach(Timer::at(noon))?;
+    /// assert!(set.wait()?.has(bell));
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn at(due: Instant) -> Timer {
         Timer { due: Some(due), period: None }
     }
@@ -131,6 +161,19 @@ impl Timer {
     }
 
     /// When it is over next; `None` if it will not be.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use nodeset::{Timer, WaitSet};
+    ///
+    /// let noon = Instant::now();
+    /// let mut set = WaitSet::new()?;
+    /// let bell = set.attach(Timer::at(noon))?;
+    /// assert_eq!(set[bell].due(), Some(noon));
+    /// set.wait()?;
+    /// assert_eq!(set[bell].due(), None);
+    /// # Ok::<(), nodeset::WaitError>(())
+    /// ```
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -190,11 +233,33 @@ impl<F: AsFd + Send + 'static> Descriptor<F> {
     }
 
     /// Ready when something can be written to it.
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use nodeset::{Descriptor, WaitSet};
+    ///
+    /// let (here, _there) = UnixStream::pair()?;
+    /// let mut set = WaitSet::new()?;
+    /// let stream = set.attach(Descriptor::writable(here))?;
+    /// assert!(set.wait()?.has(stream));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn writable(inner: F) -> Descriptor<F> {
         Descriptor { inner, flags: EventFlags::OUT }
     }
 
     /// What it belongs to.
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use nodeset::{Descriptor, WaitSet};
+    ///
+    /// let (here, _there) = UnixStream::pair()?;
+    /// let mut set = WaitSet::new()?;
+    /// let key = set.attach(Descriptor::readable(here))?;
+    /// let here: UnixStream = set.detach(key).expect("it is attached").into_inner();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_inner(self) -> F {
         self.inner
     }
