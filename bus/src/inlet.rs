@@ -156,6 +156,7 @@ impl Inlet {
     }
 
     /// Of a lane: every message that was polled is handled, nobody else need do it. Nothing in any other log.
+    #[inline]
     pub fn handled(&mut self) {
         self.cursor.handled();
     }

@@ -192,13 +192,22 @@ impl Outlet {
     /// When there is no room within `reach`, or the message cannot be serialised.
     #[inline]
     pub fn try_publish<T: Message + ?Sized>(&mut self, message: &T, reach: Reach) -> Result<u64, OutletError> {
-        if self.producer.fits(self.plain_len) {
-            let mut open = Room::from_slice(self.producer.open_room());
-            if let Ok(len) = message.write(&mut open, &mut self.scratch) {
-                return Ok(self.commit(len));
-            }
+        match self.publish_at_once(message) {
+            Some(sequence) => Ok(sequence),
+            None => self.publish_uncommonly(message, reach),
         }
-        self.publish_uncommonly(message, reach)
+    }
+
+    /// The common case of [`try_publish`](Self::try_publish), all of it inlined into the caller: a plain message that fits into
+    /// the current block. `None` if it is not that case; nothing was published then.
+    #[inline(always)]
+    pub fn publish_at_once<T: Message + ?Sized>(&mut self, message: &T) -> Option<u64> {
+        if !self.producer.fits(self.plain_len) {
+            return None;
+        }
+        let mut open = Room::from_slice(self.producer.open_room());
+        let len = message.write(&mut open, &mut self.scratch).ok()?;
+        Some(self.commit(len))
     }
 
     /// The current block may be too short for the message, or it is to be stamped.
@@ -223,18 +232,30 @@ impl Outlet {
         extensions: Extensions,
         reach: Reach,
     ) -> Result<u64, OutletError> {
-        let front = self.front_of(&extensions);
-        if self.producer.fits(front.saturating_add(self.expected_len)) {
-            let mut open = Room::from_slice(&mut self.producer.open_room()[front..]);
-            if let Ok(len) = message.write(&mut open, &mut self.scratch) {
-                return Ok(self.commit_extended(len, extensions));
-            }
+        match self.publish_extended_at_once(message, extensions) {
+            Some(sequence) => Ok(sequence),
+            None => self.publish_elsewhere(message, extensions, self.front_of(&extensions), reach),
         }
-        self.publish_elsewhere(message, extensions, front, reach)
+    }
+
+    /// The common case of [`try_publish_extended`](Self::try_publish_extended), as [`publish_at_once`](Self::publish_at_once).
+    #[inline(always)]
+    pub fn publish_extended_at_once<T: Message + ?Sized>(
+        &mut self,
+        message: &T,
+        extensions: Extensions,
+    ) -> Option<u64> {
+        let front = self.front_of(&extensions);
+        if !self.producer.fits(front.saturating_add(self.expected_len)) {
+            return None;
+        }
+        let mut open = Room::from_slice(&mut self.producer.open_room()[front..]);
+        let len = message.write(&mut open, &mut self.scratch).ok()?;
+        Some(self.commit_extended(len, extensions))
     }
 
     /// bytes between header and payload of a message with `extensions`
-    #[inline]
+    #[inline(always)]
     fn front_of(&self, extensions: &Extensions) -> usize {
         // Whatever the time will be, it takes as much room.
         let time = if self.stamping { Timestamp::from_nanos(1) } else { None };
@@ -388,7 +409,7 @@ impl Outlet {
         sequence
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit_extended(&mut self, len: usize, mut extensions: Extensions) -> u64 {
         if self.stamping && extensions.time.is_none() {
             extensions.time = Some(Timestamp::now());

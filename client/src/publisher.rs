@@ -91,8 +91,17 @@ impl<T: Message + ?Sized> Publisher<T> {
     /// # Errors
     ///
     /// See [`PublishError`]; the message was not sent then.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self, message: &T) -> Result<u64, PublishError> {
+        match self.outlet.publish_at_once(message) {
+            Some(sequence) => Ok(sequence),
+            None => self.publish_uncommonly(message),
+        }
+    }
+
+    /// A block ends, or somebody has to be waited for.
+    #[inline(never)]
+    fn publish_uncommonly(&mut self, message: &T) -> Result<u64, PublishError> {
         match self.outlet.try_publish(message, Reach::Prompt) {
             Ok(sequence) => Ok(sequence),
             Err(error) => self.retry(error, |outlet, reach| outlet.try_publish(message, reach)),

@@ -20,7 +20,7 @@ use crate::sample::{OwnedSample, Sample};
 use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
 use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy, Waiter, after};
 
-/// Looks between two looks at the clock.
+/// Looks between two looks at the clock, where time matters more than who comes meanwhile.
 const LOOKS: u32 = 64;
 /// A strategy that spins gives way to other threads after so many looks.
 const LOOKS_BEFORE_YIELD: u32 = 4096;
@@ -203,8 +203,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
         loop {
             self.chase.pause(self.received);
             let came = match self.wait {
-                WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD),
-                WaitStrategy::Yield => self.spin(deadline, 1),
+                WaitStrategy::Spin => self.spin(deadline, LOOKS_BEFORE_YIELD, LOOKS_BEFORE_YIELD),
+                WaitStrategy::Yield => self.spin(deadline, 1, LOOKS),
                 WaitStrategy::Block => self.spin_briefly(deadline) || self.sleep(deadline)?,
             };
             let found = self.poll()?;
@@ -216,8 +216,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
         }
     }
 
-    /// Looks until something comes; false when the deadline is over.
-    fn spin(&mut self, deadline: Option<Instant>, looks_before_yield: u32) -> bool {
+    /// Looks until something comes; false when the deadline is over. Whoever reads the clock does not see what comes meanwhile:
+    /// it takes as long as a message.
+    fn spin(&mut self, deadline: Option<Instant>, looks_before_yield: u32, looks_before_clock: u32) -> bool {
         let mut look = 0_u32;
         loop {
             // Wraps after minutes of looking: a multiple of all that it is compared with.
@@ -232,7 +233,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
             if look % looks_before_yield == 0 {
                 std::thread::yield_now();
             }
-            if look % LOOKS == 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if look % looks_before_clock == 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return false;
             }
         }
@@ -251,7 +252,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
         if let Some(deadline) = deadline {
             until = until.min(deadline);
         }
-        let came = self.spin(Some(until), u32::MAX);
+        let came = self.spin(Some(until), u32::MAX, LOOKS);
         self.chase.came(u32::MAX);
         if came {
             self.budget.hit()
@@ -342,9 +343,11 @@ impl<T: Message + ?Sized> Subscriber<T> {
     }
 
     /// Whoever asks for the next message has handled the last one.
+    #[inline(always)]
     fn handled(&mut self) {
-        for port in &mut self.ports {
-            port.inlet.handled();
+        match &mut self.ports[..] {
+            [port] => port.inlet.handled(),
+            ports => ports.iter_mut().for_each(|port| port.inlet.handled()),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::page::{LayoutError, NodePage, check_magic};
 use crate::protocol::LogShape;
 
 use super::extension::Extensions;
-use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP, frame_len};
+use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP};
 use super::held::{Held, Pin, TooManyHeld};
 use super::layout::{self, Layout};
 use super::links::Ring;
@@ -228,25 +228,44 @@ impl<W: Words> Cursor<W> {
         // PAIRS frame-committed: Acquire here, Release in Producer::append.
         let word = CommitWord(self.log.load_acquire(at, Fact::FrameCommitted));
         if word.is_plain_data() {
-            let next_at = at + frame_len(word.len() as usize);
-            // Relaxed: published by the commit word.
-            let sequence = self.log.load(at + 8);
-            let expected = sequence.wrapping_add(1);
-            // A frame leaves room for another header in its block. Behind the last sequence of all comes 0, which is never above
-            // `wanted`.
-            if next_at < self.place.end_at && sequence == self.expected && expected > self.wanted {
-                self.place.next_at = next_at;
-                self.expected = expected;
-                self.last = Payload { at: at + HEADER_LEN, len: word.len() as usize };
-                return Ok(Some(Frame { sequence, missed_before: 0 }));
+            if let Some(frame) = self.take_next(at, word, HEADER_LEN) {
+                return Ok(Some(frame));
             }
         } else if word.0 == 0 && !self.publisher_gone {
             return Ok(None);
+        } else if word.is_extended_data() {
+            return self.poll_extended(at, word);
         }
         self.poll_uncommon()
     }
 
-    /// Everything but the next plain message in sequence.
+    /// The message that was committed at `at`, if it is the next one in sequence; its payload is `front` bytes behind that.
+    #[inline(always)]
+    fn take_next(&mut self, at: usize, word: CommitWord, front: usize) -> Option<Frame> {
+        let next_at = at + front + (word.len() as usize).next_multiple_of(16);
+        // Relaxed: published by the commit word.
+        let sequence = self.log.load(at + 8);
+        let expected = sequence.wrapping_add(1);
+        // A frame leaves room for another header in its block. Behind the last sequence of all comes 0, which is never above
+        // `wanted`.
+        if next_at >= self.place.end_at || sequence != self.expected || expected <= self.wanted {
+            return None;
+        }
+        self.place.next_at = next_at;
+        self.expected = expected;
+        self.last = Payload { at: at + front, len: word.len() as usize };
+        Some(Frame { sequence, missed_before: 0 })
+    }
+
+    /// A message with extensions.
+    #[inline(never)]
+    fn poll_extended(&mut self, at: usize, word: CommitWord) -> Result<Option<Frame>, CursorFault> {
+        let Some(frame) = self.take_next(at, word, word.payload_offset()) else { return self.poll_uncommon() };
+        self.extended = (Extensions::read(&self.log, at, word), self.expected);
+        Ok(Some(frame))
+    }
+
+    /// Everything but the next message in sequence.
     #[cold]
     #[inline(never)]
     fn poll_uncommon(&mut self) -> Result<Option<Frame>, CursorFault> {
@@ -376,6 +395,7 @@ impl<W: Words> Cursor<W> {
     }
 
     /// Of a lane: every message that was polled is handled. Wakes its producer if it waits for that; nothing in any other log.
+    #[inline]
     pub fn handled(&mut self) {
         let Some(Lane { light, .. }) = self.lane.filter(|_| self.done != self.expected) else { return };
         self.tell_done(self.expected);
@@ -431,8 +451,8 @@ impl<W: Words> Cursor<W> {
     /// What the message that was polled last carries beside its payload.
     #[inline]
     pub fn extensions(&self) -> Extensions {
-        let (extensions, behind) = self.extended;
-        if behind == self.expected { extensions } else { Extensions::NONE }
+        let (extensions, behind) = &self.extended;
+        if *behind == self.expected { *extensions } else { Extensions::NONE }
     }
 
     /// Keeps the block in which the last polled message lies, for as long as a clone of the pin lives.

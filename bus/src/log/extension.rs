@@ -33,7 +33,7 @@ impl Extensions {
     pub const NONE: Extensions = Extensions { time: None, tag: None, request: None };
 
     /// One flag an extension.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flags(&self) -> u8 {
         let stamp = if self.time.is_some() || self.tag.is_some() { FLAG_STAMP } else { 0 };
         let request = if self.request.is_some() { FLAG_REQUEST } else { 0 };
@@ -41,7 +41,7 @@ impl Extensions {
     }
 
     /// bytes that they take in a frame; a multiple of 16
-    #[inline]
+    #[inline(always)]
     pub fn frame_bytes(&self) -> usize {
         EXTENSION_LEN * self.flags().count_ones() as usize
     }
@@ -91,7 +91,7 @@ impl Extensions {
     }
 
     /// Writes them behind the header of the frame at `frame_at`, which is not committed yet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write<W: Words>(&self, words: &W, frame_at: usize) {
         // Relaxed, all: published by the commit word.
         let mut at = frame_at + HEADER_LEN;

@@ -67,6 +67,12 @@ impl CommitWord {
         self.0 >> KIND_SHIFT == KIND_DATA as u64
     }
 
+    /// A message with extensions.
+    #[inline]
+    pub(crate) const fn is_extended_data(self) -> bool {
+        self.kind() == KIND_DATA && self.0 >> RESERVED_SHIFT == 0 && self.flags() != 0
+    }
+
     /// Bits that no version writes are zero.
     pub(crate) const fn is_wellformed(self) -> bool {
         self.0 >> RESERVED_SHIFT == 0 && self.kind() != 0
@@ -115,7 +121,8 @@ mod tests {
         assert!(plain.is_plain_data() && plain.is_wellformed());
         assert_eq!((plain.len(), plain.kind(), plain.payload_offset(), plain.frame_len()), (64, KIND_DATA, 16, 80));
         let extended = plain.with_flags(0b101);
-        assert!(!extended.is_plain_data());
+        assert!(!extended.is_plain_data() && extended.is_extended_data());
+        assert!(!plain.is_extended_data() && !CommitWord::new(KIND_SKIP, 8).with_flags(1).is_extended_data());
         assert_eq!((extended.payload_offset(), extended.frame_len()), (48, 112));
         assert_eq!(extended.extension_offset(FLAG_STAMP), Some(16));
         assert_eq!(extended.extension_offset(FLAG_REQUEST), None);

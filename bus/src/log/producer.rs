@@ -232,7 +232,7 @@ impl<W: Words> Producer<W> {
     /// # Panics
     ///
     /// As [`commit`](Self::commit).
-    #[inline]
+    #[inline(always)]
     pub fn commit_extended(&mut self, len: usize, extensions: &Extensions) -> u64 {
         let word = CommitWord::new(KIND_DATA, len as u32).with_flags(extensions.flags());
         let frame_len = frame_len(extensions.frame_bytes() + len);

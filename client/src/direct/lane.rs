@@ -49,7 +49,7 @@ impl Lane {
     /// Publishes on it, if it may get more for sure. Whatever is in the way is said by [`try_publish`](Self::try_publish).
     #[inline(always)]
     pub(super) fn publish_on_credit<T: Message + ?Sized>(&mut self, message: &T) -> bool {
-        let taken = self.credit > 0 && self.outlet.try_publish(message, Reach::Prompt).is_ok();
+        let taken = self.credit > 0 && self.outlet.publish_at_once(message).is_some();
         self.credit -= u64::from(taken);
         taken
     }

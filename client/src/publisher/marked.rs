@@ -11,7 +11,7 @@ use crate::error::PublishError;
 
 impl<T: Message + ?Sized> Publisher<T> {
     /// As [`publish`](Self::publish), of or about a request; waits at most for `deadline`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish_marked(
         &mut self,
         message: &T,
@@ -19,6 +19,20 @@ impl<T: Message + ?Sized> Publisher<T> {
         deadline: Duration,
     ) -> Result<u64, PublishError> {
         let extensions = Extensions { request: Some(request), ..Extensions::NONE };
+        match self.outlet.publish_extended_at_once(message, extensions) {
+            Some(sequence) => Ok(sequence),
+            None => self.publish_marked_uncommonly(message, extensions, deadline),
+        }
+    }
+
+    /// A block ends, or somebody has to be waited for.
+    #[inline(never)]
+    fn publish_marked_uncommonly(
+        &mut self,
+        message: &T,
+        extensions: Extensions,
+        deadline: Duration,
+    ) -> Result<u64, PublishError> {
         match self.outlet.try_publish_extended(message, extensions, Reach::Prompt) {
             Ok(sequence) => Ok(sequence),
             Err(error) => {

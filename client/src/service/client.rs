@@ -157,16 +157,34 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     }
 
     fn send(&mut self, request: &Req, deadline: Duration) -> Result<Sent, RequestError> {
-        let since = Instant::now();
-        let until = since.checked_add(deadline);
         if !self.servers.are_current(&self.offers, &self.replies) {
             self.servers.update(&mut self.offers, &mut self.replies)?;
         }
         self.last += 1;
         let mark = RequestMark { id: self.last, lane: self.id.as_word() };
-        let server = loop {
+        let at_once = self.servers.send_at_once(request, mark)?;
+        // Only now, while the request is on its way: the clock takes as long as a message.
+        let since = Instant::now();
+        let until = since.checked_add(deadline);
+        let server = match at_once {
+            Some(at) => at,
+            None => self.send_later(request, mark, since, until)?,
+        };
+        Ok(Sent { exchange: Exchange::new(self.last), server, known: self.replies.link_changes(), since, until })
+    }
+
+    /// No server takes it at once: waits for one.
+    #[cold]
+    fn send_later(
+        &mut self,
+        request: &Req,
+        mark: RequestMark,
+        since: Instant,
+        until: Option<Instant>,
+    ) -> Result<usize, RequestError> {
+        loop {
             if let Some(at) = self.servers.send(request, mark, until)? {
-                break at;
+                return Ok(at);
             }
             if self.await_servers(1, until)? == 0 {
                 let unlinked = self.servers.len();
@@ -176,8 +194,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
                     unlinked,
                 });
             }
-        };
-        Ok(Sent { exchange: Exchange::new(self.last), server, known: self.replies.link_changes(), since, until })
+        }
     }
 
     /// Waits until so many servers are linked. Says how many are.

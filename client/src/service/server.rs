@@ -239,12 +239,13 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Server<Req, Rep> {
         Some(Call { found, client, id })
     }
 
+    #[inline(always)]
     fn request(&mut self, call: Call) -> Result<Request<'_, Req, Rep>, ReceiveError> {
         let Call { found, client, id } = call;
         let Replies::Open(publisher) = &mut self.clients[client].replies else {
             unreachable!("a call is accepted only from a client that can be answered");
         };
-        let mut answering = Answering { publisher, id, deadline: self.plan.deadline, over: false };
+        let mut answering = Answering { publisher, plan: &self.plan, id, over: false };
         match self.requests.sample(found) {
             Ok(sample) => Ok(Request { sample, answering }),
             Err(error) => {
@@ -400,20 +401,20 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Request<'_, Re
 /// The answer to a request, as far as it was given. Dropped before its end, that is told.
 pub(super) struct Answering<'a, Rep: Message + ?Sized> {
     publisher: &'a mut Publisher<Rep>,
+    plan: &'a Plan,
     id: u64,
-    deadline: Duration,
     over: bool,
 }
 
 impl<Rep: Message + ?Sized> Answering<'_, Rep> {
     pub(super) fn send(&mut self, reply: &Rep, part: Part) -> Result<(), PublishError> {
-        self.publisher.publish_marked(reply, part.mark(self.id), self.deadline)?;
+        self.publisher.publish_marked(reply, part.mark(self.id), self.plan.deadline)?;
         self.over = part != Part::Reply;
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), PublishError> {
-        self.publisher.publish_mark(Part::End.mark(self.id), self.deadline)?;
+        self.publisher.publish_mark(Part::End.mark(self.id), self.plan.deadline)?;
         self.over = true;
         Ok(())
     }

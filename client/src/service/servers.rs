@@ -127,7 +127,12 @@ impl<Req: Message + ?Sized> Servers<Req> {
             });
         }
         for server in known {
-            server.linked = has_port(replies, &server.replies);
+            let port = replies.ports.iter().find(|port| port.publisher.topic == server.replies);
+            server.linked = port.is_some();
+            if let Some(port) = port {
+                // The same text, shared: whose reply it is is seen by its address.
+                server.replies = Arc::clone(&port.publisher.topic);
+            }
         }
     }
 
@@ -149,8 +154,24 @@ impl<Req: Message + ?Sized> Servers<Req> {
         self.changes = (0, 0);
     }
 
+    /// Sends a request to the one whose turn it is, if it takes it now. Says which one it was.
+    #[inline]
+    pub(super) fn send_at_once(&mut self, request: &Req, mark: RequestMark) -> Result<Option<usize>, PublishError> {
+        let at = if self.turn < self.known.len() { self.turn } else { 0 };
+        let Some(calls) = self.known.get_mut(at).and_then(KnownServer::usable) else { return Ok(None) };
+        match calls.publish_marked(request, mark, Duration::ZERO) {
+            Ok(_) => {
+                self.turn = at + 1;
+                Ok(Some(at))
+            }
+            Err(PublishError::Full { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends a request to one of them, in turn; one that does not read its requests is passed over. When none does, it is
     /// waited for the first one. Says which one it was; `None` if there is none.
+    #[cold]
     pub(super) fn send(
         &mut self,
         request: &Req,
@@ -194,6 +215,7 @@ impl<Req: Message + ?Sized> KnownServer<Req> {
         self.linked && matches!(self.calls, Calls::Open(_))
     }
 
+    #[inline]
     fn usable(&mut self) -> Option<&mut Publisher<Req>> {
         match &mut self.calls {
             Calls::Open(publisher) if self.linked => Some(publisher),
