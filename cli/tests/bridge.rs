@@ -2,99 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
+mod hosts;
+
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hosts::{Host, nodeset};
 use tempfile::TempDir;
-
-fn nodeset(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// A dispatcher with a bridge, ended with the test.
-struct Host {
-    child: Child,
-    socket: PathBuf,
-    /// Where its bridge listens.
-    address: Option<String>,
-}
-
-impl Host {
-    /// When this returns, it can be connected to.
-    fn start(place: &Path, name: &str, bridge: &[&str]) -> Host {
-        let socket = place.join(format!("{name}.sock"));
-        let mut command = nodeset(&["dispatcher", "--log-format", "json", "--host-name", name, "--socket"]);
-        let mut child = command.arg(&socket).args(bridge).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut address = None;
-        for line in log.by_ref() {
-            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-            if line["event"] == "bridge_listens" {
-                address = line["address"].as_str().map(str::to_owned);
-            }
-            if line["event"] == "serving" {
-                let name = name.to_owned();
-                // Somebody must read what it logs from now on; it is shown when the test fails.
-                std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| println!("{name}: {line}")));
-                return Host { child, socket, address };
-            }
-        }
-        panic!("{name} ended before it served: {:?}", child.wait());
-    }
-
-    fn address(&self) -> &str {
-        self.address.as_deref().unwrap()
-    }
-
-    fn run(&self, arguments: &[&str]) -> Command {
-        let mut command = nodeset(arguments);
-        command.arg("--dispatcher").arg(&self.socket);
-        command
-    }
-
-    fn echo(&self, arguments: &[&str]) -> Echo {
-        let mut child = self.run(&[&["echo"], arguments].concat()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Echo { child, lines }
-    }
-
-    fn publish(&self, arguments: &[&str]) {
-        let status = self.run(&[&["pub"], arguments].concat()).status().unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Echo {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Echo {
-    fn line(&mut self) -> String {
-        self.lines.next().expect("another line").unwrap()
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn crosses(from: &Host, to: &Host) {
     let mut echoes = [to.echo(&["greeting", "--reliable"]), to.echo(&["**", "--reliable"])];

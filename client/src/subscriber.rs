@@ -1,5 +1,6 @@
 //! Subscribers.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::error::{ReceiveError, SubscribeError};
 use crate::publisher::{ANSWER_TIMEOUT, LINK_TIMEOUT};
 use crate::random;
 use crate::sample::{OwnedSample, Sample};
-use crate::session::{Arrival, Command, Handle, Port, SubscribeRequest, SubscriptionShared};
+use crate::session::{Arrival, Command, Handle, Origin, Port, SubscribeRequest, SubscriptionShared};
 use crate::wait::{Chase, SpinBudget, Ticket, WaitStrategy, Waiter, after};
 
 /// Looks between two looks at the clock, where time matters more than who comes meanwhile.
@@ -26,6 +27,8 @@ const LOOKS: u32 = 64;
 const LOOKS_BEFORE_YIELD: u32 = 4096;
 /// messages that a lossy subscriber goes back when it was lapped
 const DEPTH: u64 = 64;
+/// Logs of other hosts of which it is known where reading them ended; of older ones it is forgotten.
+const REMEMBERED: usize = 1024;
 /// The most of [`SubscriberBuilder::weight`].
 const MOST_WEIGHT: u16 = 100;
 
@@ -80,6 +83,8 @@ pub struct Subscriber<T: Message + ?Sized> {
     missed_earlier: u64,
     /// Links that were given up, and the sequence that was due.
     due: Vec<(LinkId, u64)>,
+    /// Logs of other hosts that were read and may come again by another way, and the sequence that was due; newest first.
+    left: VecDeque<(Origin, u64)>,
     /// For an event loop that waits for it.
     pub(crate) watch: Watch,
     /// Of a task that waits for it.
@@ -423,12 +428,33 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.link_changes += 1;
         self.missed_earlier += gone.inlet.missed();
         let (publication, next) = (gone.inlet.id().publication, gone.inlet.next_sequence());
+        let mut goes_on = false;
         for port in self.ports.iter().filter(|port| port.follows == Some(publication)) {
             let link = port.inlet.id();
             self.due.retain(|(due, _)| *due != link);
             self.due.push((link, next));
+            goes_on = true;
+        }
+        if let Some(origin) = gone.publisher.origin.filter(|_| !goes_on) {
+            self.left.push_front((origin, next));
+            self.left.truncate(REMEMBERED);
         }
         self.order_ports();
+    }
+
+    /// A log of another host is repeated anew by a dispatcher that was restarted: it goes on where the last one ended.
+    fn continue_origin(&mut self, port: &mut Port) {
+        let Some(origin) = port.publisher.origin else { return };
+        let link = port.inlet.id();
+        let before = self.ports.iter().find(|other| other.publisher.origin == Some(origin));
+        if let Some(before) = before.filter(|other| other.inlet.id().publication != link.publication) {
+            port.follows = Some(before.inlet.id().publication);
+        } else if let Some(at) = self.left.iter().position(|(left, _)| *left == origin) {
+            let next = self.left.remove(at).map_or(0, |(_, next)| next);
+            if self.due.iter().all(|(due, _)| *due != link) {
+                self.due.push((link, next));
+            }
+        }
     }
 
     /// A log that goes on from another one is read after that one.
@@ -444,7 +470,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
     fn take_arrivals(&mut self) {
         for arrival in self.shared.take() {
             match arrival {
-                Arrival::Port(port) => {
+                Arrival::Port(mut port) => {
+                    self.continue_origin(&mut port);
                     self.ports.push(*port);
                     self.link_changes += 1;
                 }
@@ -722,6 +749,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             copy: AlignedVec::new(),
             missed_earlier: 0,
             due: Vec::new(),
+            left: VecDeque::new(),
             watch: Watch::default(),
             #[cfg(feature = "tokio")]
             task: crate::asynchronous::WaitingTask::default(),

@@ -197,6 +197,13 @@ impl FalseDispatcher {
                     shape: if self.draw.chance(4) { self.shape() } else { SHAPE },
                     slot,
                     lane: self.draw.chance(3).then(|| self.draw.any()),
+                    origin: self.draw.chance(3).then(|| Origin {
+                        host: self.draw.text(),
+                        node: self.draw.text(),
+                        base_name: self.draw.text(),
+                        publication: link.publication,
+                        epoch: self.draw.any(),
+                    }),
                     line,
                     tag,
                     reliable,

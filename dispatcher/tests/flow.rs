@@ -125,6 +125,7 @@ fn a_log_that_is_not_sealed_does_not_exist() {
         shape: SHAPE,
         slot: None,
         lane: None,
+        origin: None,
     };
     node.raw.send(&ToDispatcher::Advertise(advertise), &[]);
     node.raw.send(&ToDispatcher::LogReady { publication }, &[]);
@@ -147,6 +148,7 @@ fn an_oversized_log_is_refused_with_the_limit() {
         shape: LogShape { block_len: 1 << 20, blocks: 1 << 20 },
         slot: None,
         lane: None,
+        origin: None,
     };
     node.raw.send(&ToDispatcher::Advertise(advertise.clone()), &[]);
     let (code, text) = node.raw.expect_refused(About::Publication(publication));

@@ -222,6 +222,7 @@ fn descriptors_that_others_do_not_fetch_delay_and_no_more() {
         shape: SHAPE,
         slot: None,
         lane: None,
+        origin: None,
     };
     // Each is answered with the same log, which is not fetched.
     const TIMES: usize = 100;
@@ -330,6 +331,7 @@ fn without_descriptors_whoever_connects_hears_why() {
         shape: SHAPE,
         slot: None,
         lane: None,
+        origin: None,
     };
     let mut logs = 0;
     let text = loop {
@@ -387,6 +389,7 @@ fn descriptors_of_the_wrong_kind_are_refused_and_harm_nobody_else() {
             shape: SHAPE,
             slot: Some(0),
             lane: None,
+            origin: None,
         };
         // A page that is none, a log that is none.
         let page = ToDispatcher::Hello(Hello::back(NodeId(random()), "back"));

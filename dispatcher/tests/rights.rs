@@ -37,7 +37,16 @@ fn subscribe(node: &mut RawNode, topic: &str) -> Result<(), (RefusalCode, String
 fn advertise(node: &mut RawNode, topic: &str, shape: LogShape) -> Result<LogShape, (RefusalCode, String)> {
     let publication = PublicationId(random());
     let schema = Schema::bytes();
-    let advertise = Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape, slot: None, lane: None };
+    let advertise = Advertise {
+        publication,
+        epoch: 1,
+        topic: topic.to_owned(),
+        schema,
+        shape,
+        slot: None,
+        lane: None,
+        origin: None,
+    };
     node.raw.send(&ToDispatcher::Advertise(advertise), &[]);
     node.raw
         .expect("an answer", |message| match message {

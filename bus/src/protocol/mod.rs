@@ -151,6 +151,23 @@ pub struct Advertise {
     pub slot: Option<u32>,
     /// It is a lane: for one subscription alone.
     pub lane: Option<LaneOf>,
+    /// It repeats a publication of another host; only the dispatcher's own bridge may say so.
+    pub origin: Option<Origin>,
+}
+
+/// A publication of another host, which a bridge repeats on this one.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of that host.
+    pub host: String,
+    /// Name of the publisher's node there.
+    pub node: String,
+    /// The name that this node had asked for.
+    pub base_name: String,
+    /// Which publication it is there.
+    pub publication: PublicationId,
+    /// Of its log there.
+    pub epoch: u64,
 }
 
 /// Whose a lane is.
@@ -447,6 +464,8 @@ pub struct EnterLink {
     pub reliable: bool,
     /// The log is a lane, for the receiver alone, and begins for it with the message of that sequence.
     pub lane: Option<u64>,
+    /// The log repeats one of another host: its messages are those of that publisher.
+    pub origin: Option<Origin>,
 }
 
 /// Why a link ended for its subscriber.

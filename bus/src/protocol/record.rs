@@ -532,6 +532,7 @@ mod tests {
             tag: 3,
             reliable: true,
             lane: None,
+            origin: None,
         });
         let advertise = ToDispatcher::Advertise(Advertise {
             publication: PublicationId(1),
@@ -541,6 +542,7 @@ mod tests {
             shape: LogShape { block_len: 65536, blocks: 64 },
             slot: Some(7),
             lane: None,
+            origin: None,
         });
         [encode(&subscribed), encode(&enter), encode(&advertise), encode(&ToDispatcher::List)].map(Result::unwrap)
     }

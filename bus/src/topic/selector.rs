@@ -62,6 +62,12 @@ impl Selector {
             && topic.reserved_levels().all(|reserved| self.pattern.levels().any(|level| level == reserved))
     }
 
+    /// Whether a node of another host is meant that goes by any of `names`; `host` is that host's name.
+    pub fn wants_node_of<'a>(&self, names: impl IntoIterator<Item = &'a str>, host: &str) -> bool {
+        let is_local = self.target.as_ref().is_some_and(|target| target.host == Host::Local);
+        !is_local && self.wants_node(names, host)
+    }
+
     /// Whether a node of this host is meant that goes by any of `names`; `host` is this host's name.
     pub fn wants_node<'a>(&self, names: impl IntoIterator<Item = &'a str>, host: &str) -> bool {
         let Some(Target { node, host: wanted }) = &self.target else { return true };
@@ -157,6 +163,8 @@ mod tests {
             ("n@there/a", false),
         ] {
             assert_eq!(selector(text).wants_node(["n-2", "n"], "here"), wanted, "{text}");
+            let elsewhere = wanted && !text.contains("@local");
+            assert_eq!(selector(text).wants_node_of(["n-2", "n"], "here"), elsewhere, "{text}");
         }
     }
 }

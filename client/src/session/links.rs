@@ -163,7 +163,7 @@ impl Table {
 
     /// `None` when nobody wants it any more.
     fn try_enter(&mut self, enter: EnterLink, descriptors: Vec<OwnedFd>) -> Result<Option<Port>, EnterError> {
-        let EnterLink { link: id, publisher, topic, schema, shape, slot, line, tag, reliable, lane } = enter;
+        let EnterLink { link: id, publisher, topic, schema, shape, slot, line, tag, reliable, lane, origin } = enter;
         let Some(handle) = self.handle.upgrade() else { return Ok(None) };
         let Some(subscription) = self.subscriptions.get_mut(&id.subscription).filter(|it| !it.closed) else {
             return Ok(None);
@@ -207,7 +207,12 @@ impl Table {
         subscription.links.insert(id, link);
         let own = self.core.info();
         let foreign = peer.uid != own.uid && peer.uid != 0;
-        let publisher = Arc::new(Publisher { node: Arc::clone(&peer.name), host: own.host, topic, schema, foreign });
+        let (node, host) = match &origin {
+            Some(origin) => (origin.node.as_str().into(), origin.host.as_str().into()),
+            None => (Arc::clone(&peer.name), own.host),
+        };
+        let origin = origin.map(|origin| (origin.publication, origin.epoch));
+        let publisher = Arc::new(Publisher { node, host, topic, schema, foreign, origin });
         Ok(Some(Port::new(inlet, publisher)))
     }
 

@@ -37,7 +37,9 @@ use tracing::{debug, error, info, warn};
 pub(crate) use attach::{Attachment, Settings, ask_for_table, attach_first};
 pub(crate) use lanes::{DirectRequest, DirectShared, LaneNews, OpenedLane};
 pub(crate) use publications::{AdvertiseRequest, PublicationShared};
-pub(crate) use subscriptions::{Arrival, Port, Publisher as PublisherInfo, SubscribeRequest, SubscriptionShared};
+pub(crate) use subscriptions::{
+    Arrival, Origin, Port, Publisher as PublisherInfo, SubscribeRequest, SubscriptionShared,
+};
 
 use crate::error::ConnectError;
 use crate::event::{Handler, NodeChange, NodeEvent, NodeHandler};

@@ -258,6 +258,7 @@ impl Publication {
             shape,
             slot,
             lane: self.lane.as_ref().map(|lane| lane.of),
+            origin: None,
         }
     }
 }

@@ -58,7 +58,12 @@ pub(crate) struct Publisher {
     pub(crate) schema: Schema,
     /// Of another user than this one or root: its bytes may change after they were checked.
     pub(crate) foreign: bool,
+    /// The log on another host that this one repeats.
+    pub(crate) origin: Option<Origin>,
 }
+
+/// A log of another host: its publication there, and its epoch.
+pub(crate) type Origin = (PublicationId, u64);
 
 /// What the session thread tells a subscriber.
 pub(crate) enum Arrival {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use nodeset_bus::inlet::Inlet;
 use nodeset_bus::log::DEFAULT_BLOCK_LEN;
 use nodeset_bus::outlet::Outlet;
-use nodeset_bus::protocol::{LogShape, PublicationId, SubscriptionId};
+use nodeset_bus::protocol::{LogShape, Origin, PublicationId, SubscriptionId};
 use nodeset_bus::topic::Topic;
 use tracing::{debug, info, warn};
 
@@ -200,7 +200,14 @@ impl Host {
             return Ok(());
         }
         let shape = LogShape { block_len: DEFAULT_BLOCK_LEN, blocks: 0 };
-        let id = local.publish(&publication.topic, (*publication.schema).clone(), shape)?;
+        let origin = Origin {
+            host: self.name.to_string(),
+            node: publication.node,
+            base_name: publication.base_name,
+            publication: log.publication,
+            epoch: log.epoch,
+        };
+        let id = local.publish(&publication.topic, (*publication.schema).clone(), shape, origin)?;
         self.mirrors.insert(log, id, first);
         Ok(())
     }

@@ -176,6 +176,7 @@ impl Registry {
             tag: link.tag,
             reliable: link.reliable,
             lane: publication.lane.map(|lane| lane.first),
+            origin: publication.origin.clone(),
         };
         self.change(id, |link| link.reading = SubscriberEnd::Asked);
         self.send(link.subscriber, ToNode::EnterLink(enter), vec![Handle::LogOf(id.publication)]);

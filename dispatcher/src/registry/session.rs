@@ -30,7 +30,7 @@ enum Role {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Session {
-    identity: Identity,
+    pub(super) identity: Identity,
     groups: Vec<u32>,
     role: Role,
     /// It wants to hear of all nodes.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nodeset_bus::log;
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::{
-    About, Advertise, EndReason, Expected, Health, LaneOf, LinkId, LogShape, Mismatch, NodeId, PublicationId,
+    About, Advertise, EndReason, Expected, Health, LaneOf, LinkId, LogShape, Mismatch, NodeId, Origin, PublicationId,
     RefusalCode, Subscribe, SubscriptionId, ToNode,
 };
 use nodeset_bus::topic::{Selector, Topic};
@@ -41,6 +41,8 @@ pub(super) struct Publication {
     pub(super) slot: u32,
     /// It is one.
     pub(super) lane: Option<LaneOf>,
+    /// What it repeats, when that is a publication of another host.
+    pub(super) origin: Option<Origin>,
     pub(super) progress: Progress,
     /// Its node named it since it came back.
     pub(super) confirmed: bool,
@@ -135,6 +137,9 @@ impl Registry {
         if let Some(lane) = asked.lane {
             self.check_lane(id, lane)?;
         }
+        if let Some(origin) = &asked.origin {
+            self.check_origin(session, origin)?;
+        }
         self.check_rights(session, Deed::Publish, &topic)?;
         if self.publications.len() >= limits.publications {
             return Err(full("publications", limits.publications, "--max-publications"));
@@ -188,6 +193,7 @@ impl Registry {
             shape,
             slot,
             lane: asked.lane,
+            origin: asked.origin,
             progress: if brought { Progress::Checking } else { Progress::Making },
             confirmed: true,
             brought,

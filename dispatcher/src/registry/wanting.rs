@@ -3,20 +3,23 @@
 //! A subscription of a plain topic stands in that topic's entry. Any other one, of a pattern or of one node's publications,
 //! stands in an index of patterns, so that a publication finds its subscriptions by its topic in either case.
 //!
+//! What the bridge publishes is what nodes of other hosts publish: it is wanted by their names and hosts, never by those of the
+//! bridge.
+//!
 //! Rights: a plain topic is checked once, when it is subscribed. Any other subscription is everybody's to have, and each
 //! publication that it would be linked to (or is, when it comes from another dispatcher) is checked on its own: `**` gives
 //! whoever subscribes it what they may read, of what there is and of what will be.
 
 use std::ops::Bound;
 
-use nodeset_bus::protocol::{NodeId, PublicationId, SubscriptionId};
-use nodeset_bus::topic::{Selector, Topic};
+use nodeset_bus::protocol::{NodeId, Origin, PublicationId, RefusalCode, SubscriptionId};
+use nodeset_bus::topic::{Selector, Topic, check_node_name};
 use tracing::debug;
 
 use crate::policy::Deed;
 
-use super::Registry;
 use super::topics::{Publication, Subscription, TopicEnds};
+use super::{Failure, Registry, SessionId};
 
 impl Registry {
     /// Enters a subscription where publications look for it.
@@ -71,7 +74,25 @@ impl Registry {
 
     /// Whether a publication is one of those that a subscription wants and its node may read.
     pub(super) fn wants(&self, subscription: &Subscription, publication: &Publication) -> bool {
-        self.wants_of(subscription, &publication.topic, publication.node)
+        let Some(origin) = &publication.origin else {
+            return self.wants_of(subscription, &publication.topic, publication.node);
+        };
+        let (selector, topic) = (&subscription.selector, &publication.topic);
+        let names = [origin.node.as_str(), origin.base_name.as_str()];
+        selector.matches(topic) && selector.wants_node_of(names, &origin.host) && self.may_read(subscription, topic)
+    }
+
+    /// Only the bridge repeats publications of other hosts; it runs in this process.
+    pub(super) fn check_origin(&self, session: SessionId, origin: &Origin) -> Result<(), Failure> {
+        let is_own = self.sessions.get(&session).is_some_and(|it| it.identity.pid == self.settings.pid);
+        if !is_own {
+            let text = "only the dispatcher itself publishes for nodes of other hosts: publish in your own name";
+            return Err(Failure::new(RefusalCode::Denied, text));
+        }
+        check_node_name(&origin.node)
+            .and_then(|()| check_node_name(&origin.base_name))
+            .and_then(|()| check_node_name(&origin.host))
+            .map_err(|error| Failure::new(RefusalCode::Invalid, error.to_string()))
     }
 
     /// The same of what that node publishes there.

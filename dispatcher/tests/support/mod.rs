@@ -414,8 +414,16 @@ impl RawNode {
     /// Makes a publication; gives what `Advertised` said.
     pub(crate) fn publish(&mut self, topic: &str, schema: Schema) -> (Advertise, u32, Vec<Expected>, Vec<Mismatch>) {
         let publication = PublicationId(random());
-        let advertise =
-            Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None, lane: None };
+        let advertise = Advertise {
+            publication,
+            epoch: 1,
+            topic: topic.to_owned(),
+            schema,
+            shape: SHAPE,
+            slot: None,
+            lane: None,
+            origin: None,
+        };
         self.raw.send(&ToDispatcher::Advertise(advertise.clone()), &[]);
         let (slot, mut descriptors) = self.raw.expect("LogGranted", |message| match message {
             ToNode::LogGranted { publication: granted, shape, slot } if *granted == publication => {

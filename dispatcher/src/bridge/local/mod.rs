@@ -29,7 +29,7 @@ use nodeset_bus::outlet::{Links, Outlet};
 use nodeset_bus::page::{HEARTBEAT_EVERY, NodePage, SignalPage};
 use nodeset_bus::protocol::endpoint::Endpoint;
 use nodeset_bus::protocol::{
-    About, Advertise, LinkId, LogShape, NodeId, PublicationId, Subscribe, SubscriptionId, ToDispatcher, ToNode,
+    About, Advertise, LinkId, LogShape, NodeId, Origin, PublicationId, Subscribe, SubscriptionId, ToDispatcher, ToNode,
 };
 use nodeset_bus::sys::Bell;
 use nodeset_bus::topic::Topic;
@@ -222,15 +222,21 @@ impl LocalNode {
         self.events.pop_front()
     }
 
-    /// Publishes on `topic`; answered by an event. After [`Event::Attached`] only.
+    /// Repeats the publication `origin` of another host on `topic`; answered by an event. After [`Event::Attached`] only.
     ///
     /// # Errors
     ///
     /// There are no random numbers.
-    pub fn publish(&mut self, topic: &Topic, schema: Schema, shape: LogShape) -> Result<PublicationId, LocalError> {
+    pub fn publish(
+        &mut self,
+        topic: &Topic,
+        schema: Schema,
+        shape: LogShape,
+        origin: Origin,
+    ) -> Result<PublicationId, LocalError> {
         let publication = PublicationId(random()?);
-        let asked =
-            Advertise { publication, epoch: 1, topic: topic.to_string(), schema, shape, slot: None, lane: None };
+        let (topic, origin) = (topic.to_string(), Some(origin));
+        let asked = Advertise { publication, epoch: 1, topic, schema, shape, slot: None, lane: None, origin };
         self.session.say(ToDispatcher::Advertise(asked));
         let links = None;
         let (subscribers, live, expected) = (BTreeMap::new(), false, BTreeSet::new());

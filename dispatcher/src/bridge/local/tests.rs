@@ -85,7 +85,7 @@ impl Node {
 
     fn publish(&mut self, topic: &Topic) -> (PublicationId, Box<Outlet>) {
         let shape = LogShape { block_len: 4096, blocks: 16 };
-        let id = self.local.publish(topic, Schema::bytes(), shape).unwrap();
+        let id = self.local.publish(topic, Schema::bytes(), shape, origin()).unwrap();
         let outlet = self.until("published", |event| match event {
             Event::Publishing { publication, outlet, .. } if publication == id => Some(outlet),
             Event::NotPublishing { text, .. } => panic!("{text}"),
@@ -93,6 +93,11 @@ impl Node {
         });
         (id, outlet)
     }
+}
+
+fn origin() -> Origin {
+    let (host, node) = ("far".to_owned(), "camera".to_owned());
+    Origin { host, base_name: node.clone(), node, publication: PublicationId(1), epoch: 1 }
 }
 
 fn put(outlet: &mut Outlet, bytes: &[u8]) {

@@ -139,7 +139,7 @@ impl Peer {
     pub(super) fn is_wanted_here(&self, publication: &Publication) -> bool {
         let names = [&*publication.node, &*publication.base_name];
         self.interests.values().any(|want| {
-            want.selector.matches(&publication.topic) && want.selector.wants_node(names, &self.settings.remote)
+            want.selector.matches(&publication.topic) && want.selector.wants_node_of(names, &self.settings.remote)
         })
     }
 

@@ -172,8 +172,13 @@ impl Table {
     }
 
     fn attach_as(&mut self, name: &str, uid: u32) -> Who {
+        // Of a process of its own.
+        let pid = 101 + self.last_id as u32;
+        self.attach_from(name, pid, uid)
+    }
+
+    fn attach_from(&mut self, name: &str, pid: u32, uid: u32) -> Who {
         let id = NodeId(self.fresh_id());
-        let pid = 100 + id.0 as u32;
         let session = self.open(pid, uid);
         let hello = Hello::new(id, name);
         self.say_with(session, ToDispatcher::Hello(hello), 1);
@@ -197,7 +202,16 @@ impl Table {
 
     fn advertise(&mut self, topic: &str, schema: Schema) -> Advertise {
         let publication = PublicationId(self.fresh_id());
-        Advertise { publication, epoch: 1, topic: topic.to_owned(), schema, shape: SHAPE, slot: None, lane: None }
+        Advertise {
+            publication,
+            epoch: 1,
+            topic: topic.to_owned(),
+            schema,
+            shape: SHAPE,
+            slot: None,
+            lane: None,
+            origin: None,
+        }
     }
 
     /// A publication that is live.

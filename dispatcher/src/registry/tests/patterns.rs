@@ -1,6 +1,6 @@
 //! Subscriptions of patterns and of one node's publications.
 
-use nodeset_bus::protocol::{About, End, HeldLink};
+use nodeset_bus::protocol::{About, End, HeldLink, Origin};
 use nodeset_bus::topic::Selector;
 
 use super::*;
@@ -109,6 +109,48 @@ fn another_type_is_told_with_the_topic_that_has_it() {
     let told = mismatch(&heard).unwrap();
     assert_eq!((&*told.topic, &*told.node), ("a/text", "camera"));
     assert_eq!(table.registry.links.len(), 1, "the other one is linked");
+}
+
+/// What camera `camera-2` of host `far` publishes, as the bridge says it here.
+fn repeated(table: &mut Table, topic: &str) -> Advertise {
+    let (host, node, base_name) = ("far".to_owned(), "camera-2".to_owned(), "camera".to_owned());
+    let origin = Some(Origin { host, node, base_name, publication: PublicationId(9), epoch: 3 });
+    Advertise { origin, ..table.advertise(topic, Schema::bytes()) }
+}
+
+#[test]
+fn what_the_bridge_repeats_is_its_publishers_and_not_the_bridges() {
+    let mut table = Table::new();
+    let bridge = table.attach_from("bridge", 1, 1000);
+    let subscriber = table.attach("viewer");
+    let meant = ["a", "**", "camera@far/a", "camera-2@far/*", "*@*/a", "camera@*/a"];
+    let not_meant = ["*@local/a", "bridge@local/a", "bridge@*/a", "*@host/a", "*@other/a", "camera@far/b"];
+    for selector in meant.into_iter().chain(not_meant) {
+        table.subscribe(&subscriber, selector, None);
+    }
+    let advertise = repeated(&mut table, "a");
+    table.say(bridge.session, ToDispatcher::Advertise(advertise.clone()));
+    table.say(bridge.session, ToDispatcher::LogReady { publication: advertise.publication });
+    let told = table.hears(&bridge);
+    for link in told.iter().filter_map(|told| if let ToNode::ListLink(it) = told { Some(it.link) } else { None }) {
+        table.say(bridge.session, ToDispatcher::LinkListed { link });
+    }
+    let entered: Vec<_> = table
+        .hears(&subscriber)
+        .into_iter()
+        .filter_map(|told| if let ToNode::EnterLink(enter) = told { Some(enter.origin) } else { None })
+        .collect();
+    assert_eq!(entered, vec![advertise.origin; meant.len()]);
+}
+
+#[test]
+fn nobody_but_the_bridge_speaks_for_other_hosts() {
+    let mut table = Table::new();
+    let publisher = table.attach("bridge");
+    let advertise = repeated(&mut table, "a");
+    table.say(publisher.session, ToDispatcher::Advertise(advertise));
+    let heard = table.hears(&publisher);
+    assert!(matches!(&heard[..], [ToNode::Refused { code: RefusalCode::Denied, .. }]), "{heard:?}");
 }
 
 #[test]
