@@ -91,7 +91,9 @@ pub enum NodeEvent {
         /// The subscriber's node.
         peer: Arc<str>,
     },
-    /// The other end of a topic has another message type: no link was made.
+    /// The other end of a topic has another message type: no link was made. Between a plain topic's ends it is told to the one
+    /// that was there first; the other one's `create` fails. A subscription by pattern takes what is of its type: both ends
+    /// are told, and both go on.
     Mismatch {
         /// The topic.
         topic: Arc<str>,
@@ -99,6 +101,16 @@ pub enum NodeEvent {
         peer: Arc<str>,
         /// What differs, seen from here.
         difference: String,
+    },
+    /// A subscription by pattern, or of one node's publications, means a publication whose topic this user may not subscribe: no
+    /// link was made. The others of the subscription are not concerned.
+    Denied {
+        /// The publication's topic.
+        topic: Arc<str>,
+        /// What was subscribed.
+        subscription: Arc<str>,
+        /// Which rule says so.
+        reason: String,
     },
     /// The dispatcher refused something that this node holds or asked for.
     Refused {

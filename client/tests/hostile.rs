@@ -185,7 +185,7 @@ impl FalseDispatcher {
         let node = NodeId(self.draw.below(4) as u64);
         let (line, tag, slot) = (self.draw.number(), self.draw.any() as u16, self.draw.number());
         let reliable = self.draw.chance(2);
-        match self.draw.below(25) {
+        match self.draw.below(26) {
             0..=5 => Said::new(ToNode::ListLink(ListLink { link, subscriber: node, line, tag, reliable })),
             6..=10 => {
                 let topic = self.draw.text();
@@ -243,6 +243,10 @@ impl FalseDispatcher {
             }
             22 => Said::new(ToNode::Renamed { name: self.draw.text() }),
             23 => Said::new(ToNode::Mismatch(self.mismatch(link))),
+            24 => {
+                let (topic, text) = (self.draw.text(), self.draw.text());
+                Said::new(ToNode::Denied { subscription: link.subscription, topic, text })
+            }
             _ => self.end_of_session(),
         }
     }

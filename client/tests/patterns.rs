@@ -161,15 +161,84 @@ fn a_pattern_goes_on_when_the_dispatcher_is_killed() {
     assert_eq!(subscriber.publishers(), 1);
 }
 
+/// Waits until a node is told of another type; on which topic, of whom, and what differs.
+fn another_type(events: &Receiver<NodeEvent>) -> (String, String, String) {
+    match wait_for(events, |event| matches!(event, NodeEvent::Mismatch { .. })).pop() {
+        Some(NodeEvent::Mismatch { topic, peer, difference }) => (topic.to_string(), peer.to_string(), difference),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn another_type_is_an_error_that_names_the_topic() {
+fn another_type_under_a_pattern_is_an_event_at_both_ends_and_stops_nobody() {
+    let place = Place::new();
+    let (publishing, subscribing) = (place.node("publishing"), place.node("subscribing"));
+    let (at_publisher, at_subscriber) = (events(&publishing), events(&subscribing));
+    let publisher_of = |topic: &str| publishing.publisher::<u32>(topic).create().unwrap();
+    let mut long = publishing.publisher::<u64>("a/long").create().unwrap();
+
+    // There before, and direct, and coming later.
+    let _early = publisher_of("a/early");
+    let mut subscriber = subscribing.subscriber::<u64>("a/*").reliable().create().unwrap();
+    let _direct = publishing.publisher::<u32>("a/direct").direct().create().unwrap();
+    let _late = publisher_of("a/late");
+    for topic in ["a/early", "a/direct", "a/late"] {
+        for (events, peer, here) in [(&at_publisher, "subscribing", "u32"), (&at_subscriber, "publishing", "u64")] {
+            let (of, by, difference) = another_type(events);
+            assert_eq!((of.as_str(), by.as_str()), (topic, peer));
+            assert!(difference.contains(&format!("{here} here")), "{difference}");
+        }
+    }
+    // What is of its type it has.
+    assert_eq!(subscriber.publishers(), 1);
+    long.publish(&7).unwrap();
+    assert_eq!(*subscriber.receive_timeout(DEADLINE).unwrap().expect("a number"), 7);
+    // Whoever takes any type has all of them.
+    let any = subscribing.subscriber::<[u8]>("a/*").any_schema().create().unwrap().publishers();
+    assert_eq!(any, 4);
+}
+
+#[test]
+fn another_type_on_a_topic_that_is_named_is_an_error() {
     let place = Place::new();
     let node = place.node("one");
     let _numbers = node.publisher::<u32>("a/number").create().unwrap();
-    let error = node.subscriber::<u64>("a/*").create().unwrap_err();
-    assert!(matches!(&error, SubscribeError::Mismatch { topic, .. } if topic == "a/number"), "{error}");
-    let any = node.subscriber::<[u8]>("a/*").any_schema().create().unwrap().publishers();
-    assert_eq!(any, 1);
+    for named in ["a/number", "one@local/a/number"] {
+        let error = node.subscriber::<u64>(named).create().unwrap_err();
+        assert!(matches!(&error, SubscribeError::Mismatch { topic, .. } if topic == "a/number"), "{error}");
+    }
+}
+
+#[test]
+fn a_topic_under_a_pattern_that_may_not_be_read_is_an_event() {
+    let place = Place::new();
+    let rules = place.0.path().join("rules.toml");
+    std::fs::write(&rules, "default = \"allow\"\n[[rule]]\ndeny = [\"subscribe\"]\ntopics = [\"secret/**\"]\n")
+        .unwrap();
+    let endpoint = nodeset_dispatcher::Endpoint::resolve("test", Some(&place.socket())).unwrap();
+    let policy = nodeset_dispatcher::policy::file::read(&rules).unwrap();
+    let config = nodeset_dispatcher::Config { policy, ..nodeset_dispatcher::Config::at(endpoint) };
+    let _dispatcher = nodeset_dispatcher::Dispatcher::start_embedded(config).unwrap();
+    let [publishing, guest] =
+        ["publishing", "guest"].map(|name| Node::builder(name).socket(place.socket()).connect().unwrap());
+    let at_guest = events(&guest);
+
+    let _plan = publishing.publisher::<str>("secret/plan").create().unwrap();
+    let mut all = guest.subscriber::<str>("**").reliable().create().unwrap();
+    let _late = publishing.publisher::<str>("secret/late").create().unwrap();
+    let mut door = publishing.publisher::<str>("open/door").create().unwrap();
+    for denied in ["secret/plan", "secret/late"] {
+        let said = wait_for(&at_guest, |event| matches!(event, NodeEvent::Denied { .. })).pop();
+        let Some(NodeEvent::Denied { topic, subscription, reason }) = said else { panic!("{said:?}") };
+        assert_eq!((&*topic, &*subscription), (denied, "**"));
+        assert!(reason.contains("may not subscribe") && reason.contains("line 2"), "{reason}");
+    }
+    // The others of the pattern are not concerned; what is named is refused at once.
+    door.publish("ajar").unwrap();
+    assert_eq!(next(&mut all), message("open/door", "publishing", "ajar"));
+    assert_eq!(all.publishers(), 1);
+    let refused = guest.subscriber::<str>("secret/plan").create().unwrap_err();
+    assert!(matches!(refused, SubscribeError::Refused { .. }), "{refused}");
 }
 
 #[test]

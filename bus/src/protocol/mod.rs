@@ -556,8 +556,17 @@ pub enum ToNode {
     },
     /// To a direct publisher.
     LaneWanted(LaneWanted),
-    /// An end with another type appeared later.
+    /// An end with another type appeared later, or does not keep the receiver from going on without it.
     Mismatch(Mismatch),
+    /// To a subscriber: a publication that it means by a pattern is on a topic that its user may not subscribe.
+    Denied {
+        /// Which subscription.
+        subscription: SubscriptionId,
+        /// The publication's topic.
+        topic: String,
+        /// Why, for people.
+        text: String,
+    },
     /// Introduces the node at the other end.
     Peer(Peer),
     /// That node has no link with the receiver any more: what came with `Peer` and `Signal` may be dropped.

@@ -165,6 +165,7 @@ impl Table {
             ToNode::Refused { about, code, text } => self.refused(about, code, text, outbox),
             ToNode::LaneWanted(wanted) => self.lane_wanted(wanted, outbox),
             ToNode::Mismatch(mismatch) => self.tell_mismatch(mismatch),
+            ToNode::Denied { subscription, topic, text } => self.tell_denied(subscription, topic, text),
             ToNode::Peer(peer) => {
                 let node = peer.name.clone();
                 complain(&node, self.peers.introduce(peer, descriptors));
@@ -377,6 +378,13 @@ impl Table {
         let Mismatch { topic, node, difference, .. } = mismatch;
         warn!(event = "type_mismatch", topic, peer = node, difference);
         self.core.tell(&NodeEvent::Mismatch { topic: topic.into(), peer: node.into(), difference });
+    }
+
+    fn tell_denied(&self, id: SubscriptionId, topic: String, reason: String) {
+        let Some(subscription) = self.subscriptions.get(&id) else { return };
+        let subscription = Arc::clone(&subscription.topic);
+        warn!(event = "topic_denied", topic, subscription = &*subscription, reason);
+        self.core.tell(&NodeEvent::Denied { topic: topic.into(), subscription, reason });
     }
 
     fn own_signal(&mut self, uid: u32, descriptors: Vec<OwnedFd>) -> Result<(), EnterError> {

@@ -61,9 +61,8 @@ impl Registry {
             match self.want_lane(id, subscription) {
                 Wanted::Lane(_) => expected.push(self.expected_by_publisher(id, subscription)),
                 Wanted::Differ { at_publisher, at_subscriber } => {
-                    mismatched.push(at_publisher);
                     let subscriber = self.subscriptions[&subscription].node;
-                    self.send(subscriber, ToNode::Mismatch(at_subscriber), Vec::new());
+                    self.differ((node, at_publisher), (subscriber, at_subscriber), &mut mismatched);
                 }
                 Wanted::No => {}
             }
@@ -133,8 +132,16 @@ impl Registry {
         else {
             return Wanted::No;
         };
-        let takes = subscription.weight > 0 && self.wants_of(subscription, &direct.topic, direct.node);
+        let takes = subscription.weight > 0 && self.means_of(subscription, &direct.topic, direct.node);
         if !takes || direct.given_up.contains(&subscription_id) {
+            return Wanted::No;
+        }
+        if !self.may_read(subscription, &direct.topic) {
+            if let (true, Err(denied)) = (self.answers(subscription.node), self.check_read(subscription, &direct.topic))
+            {
+                let topic = direct.topic.clone();
+                self.deny(subscription_id, &topic, denied);
+            }
             return Wanted::No;
         }
         let (publisher, subscriber, weight) = (direct.node, subscription.node, subscription.weight);
@@ -184,8 +191,8 @@ impl Registry {
                     expected.push(Expected { link, node: self.name_of(publisher), late: self.is_late(publisher) })
                 }
                 Wanted::Differ { at_publisher, at_subscriber } => {
-                    mismatched.push(at_subscriber);
-                    self.send(publisher, ToNode::Mismatch(at_publisher), Vec::new());
+                    let subscriber = self.subscriptions[&subscription].node;
+                    self.differ((subscriber, at_subscriber), (publisher, at_publisher), mismatched);
                 }
                 Wanted::No => {}
             }

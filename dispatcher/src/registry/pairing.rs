@@ -23,7 +23,7 @@ pub(super) enum Joined {
         /// For the subscriber.
         at_subscriber: Mismatch,
     },
-    /// Not now: there is a link, or one of them does not answer, or it was given up.
+    /// Not now: there is a link, or one of them does not answer, or it was given up, or is denied.
     No,
 }
 
@@ -40,12 +40,17 @@ impl Registry {
         let reliable = subscription.reliable || publication.lane.is_some();
         if !publication.is_live()
             || publication.lane.is_some_and(|lane| lane.to != subscription_id)
-            || !self.wants(subscription, publication)
+            || !self.means(subscription, publication)
             || publication.given_up.contains(&subscription_id)
             || self.links.contains_key(&id)
             || !self.answers(publisher)
             || !self.answers(subscriber)
         {
+            return Joined::No;
+        }
+        if let Err(denied) = self.check_read(subscription, &publication.topic) {
+            let topic = publication.topic.clone();
+            self.deny(subscription_id, &topic, denied);
             return Joined::No;
         }
         if let Some(wanted) = subscription.schema.as_ref().filter(|it| !it.matches(&publication.schema)) {

@@ -301,9 +301,8 @@ impl Registry {
             match self.join(id, subscription) {
                 Joined::Made(link) => made.push(link),
                 Joined::Differ { at_publisher, at_subscriber } => {
-                    mismatched.push(at_publisher);
                     let other = self.subscriptions[&subscription].node;
-                    self.send(other, ToNode::Mismatch(at_subscriber), Vec::new());
+                    self.differ((node, at_publisher), (other, at_subscriber), &mut mismatched);
                 }
                 Joined::No => {}
             }
@@ -379,9 +378,8 @@ impl Registry {
             match self.join(publication, id) {
                 Joined::Made(link) => made.push(link),
                 Joined::Differ { at_publisher, at_subscriber } => {
-                    mismatched.push(at_subscriber);
                     let other = self.publications[&publication].node;
-                    self.send(other, ToNode::Mismatch(at_publisher), Vec::new());
+                    self.differ((node, at_subscriber), (other, at_publisher), &mut mismatched);
                 }
                 Joined::No => {}
             }

@@ -8,11 +8,14 @@
 //!
 //! Rights: a plain topic is checked once, when it is subscribed. Any other subscription is everybody's to have, and each
 //! publication that it would be linked to (or is, when it comes from another dispatcher) is checked on its own: `**` gives
-//! whoever subscribes it what they may read, of what there is and of what will be.
+//! whoever subscribes it what they may read, of what there is and of what will be; what they may not, they are told of.
+//!
+//! Types: a plain topic is of one type, and whoever subscribes it says which. A pattern is not: it takes what is of its type,
+//! and both ends are told of the rest. It keeps nobody from publishing.
 
 use std::ops::Bound;
 
-use nodeset_bus::protocol::{NodeId, Origin, PublicationId, RefusalCode, SubscriptionId};
+use nodeset_bus::protocol::{Mismatch, NodeId, Origin, PublicationId, RefusalCode, SubscriptionId, ToNode};
 use nodeset_bus::topic::{Selector, Topic, check_node_name};
 use tracing::debug;
 
@@ -74,12 +77,17 @@ impl Registry {
 
     /// Whether a publication is one of those that a subscription wants and its node may read.
     pub(super) fn wants(&self, subscription: &Subscription, publication: &Publication) -> bool {
+        self.means(subscription, publication) && self.may_read(subscription, &publication.topic)
+    }
+
+    /// Whether a subscription means a publication.
+    pub(super) fn means(&self, subscription: &Subscription, publication: &Publication) -> bool {
         let Some(origin) = &publication.origin else {
-            return self.wants_of(subscription, &publication.topic, publication.node);
+            return self.means_of(subscription, &publication.topic, publication.node);
         };
-        let (selector, topic) = (&subscription.selector, &publication.topic);
         let names = [origin.node.as_str(), origin.base_name.as_str()];
-        selector.matches(topic) && selector.wants_node_of(names, &origin.host) && self.may_read(subscription, topic)
+        let selector = &subscription.selector;
+        selector.matches(&publication.topic) && selector.wants_node_of(names, &origin.host)
     }
 
     /// Only the bridge repeats publications of other hosts; it runs in this process.
@@ -95,26 +103,55 @@ impl Registry {
             .map_err(|error| Failure::new(RefusalCode::Invalid, error.to_string()))
     }
 
-    /// The same of what that node publishes there.
-    pub(super) fn wants_of(&self, subscription: &Subscription, topic: &Topic, publisher: NodeId) -> bool {
-        let selector = &subscription.selector;
-        selector.matches(topic) && self.wants_node(selector, publisher) && self.may_read(subscription, topic)
+    /// Whether a subscription means what that node of this host publishes on a topic.
+    pub(super) fn means_of(&self, subscription: &Subscription, topic: &Topic, publisher: NodeId) -> bool {
+        subscription.selector.matches(topic) && self.wants_node(&subscription.selector, publisher)
     }
 
     /// Whether its node may read a topic that a subscription means; what was subscribed as a plain topic it may.
     pub(super) fn may_read(&self, subscription: &Subscription, topic: &Topic) -> bool {
-        let selector = &subscription.selector;
-        if selector.as_topic().is_some() {
-            return true;
+        subscription.selector.as_topic().is_some()
+            || self.nodes.get(&subscription.node).is_some_and(|node| node.session.is_some())
+                && self.check_read(subscription, topic).is_ok()
+    }
+
+    /// The same with the reason, of a node that is there.
+    pub(super) fn check_read(&self, subscription: &Subscription, topic: &Topic) -> Result<(), Failure> {
+        let session = self.nodes.get(&subscription.node).and_then(|node| node.session);
+        match session.filter(|_| subscription.selector.as_topic().is_none()) {
+            Some(session) => self.check_rights(session, Deed::Subscribe, topic),
+            None => Ok(()),
         }
-        let Some(session) = self.nodes.get(&subscription.node).and_then(|node| node.session) else { return false };
-        match self.check_rights(session, Deed::Subscribe, topic) {
-            Ok(()) => true,
-            Err(denied) => {
-                debug!(event = "not_linked", pattern = %selector, %topic, reason = denied.text);
-                false
-            }
+    }
+
+    /// Tells a subscriber what it is not linked to.
+    pub(super) fn deny(&mut self, id: SubscriptionId, topic: &Topic, denied: Failure) {
+        let Some(subscription) = self.subscriptions.get(&id) else { return };
+        let Failure { text, .. } = denied;
+        debug!(event = "not_linked", pattern = %subscription.selector, %topic, reason = text);
+        let node = subscription.node;
+        self.send(node, ToNode::Denied { subscription: id, topic: topic.to_string(), text }, Vec::new());
+    }
+
+    /// Tells both ends that they do not speak of the same type. If the subscription is one that says what its topic is of, the one
+    /// that asks is not told, but answered: its request fails.
+    pub(super) fn differ(
+        &mut self,
+        (asks, for_it): (NodeId, Mismatch),
+        (other, for_other): (NodeId, Mismatch),
+        answer: &mut Vec<Mismatch>,
+    ) {
+        let insists = self.subscriptions.get(&for_it.subscription).is_some_and(|it| {
+            let pattern = it.selector.pattern();
+            // Those of reserved levels are what the ends of one service agreed on.
+            pattern.as_topic().is_some() || pattern.levels().any(|level| level.starts_with('$'))
+        });
+        if insists {
+            answer.push(for_it);
+        } else {
+            self.send(asks, ToNode::Mismatch(for_it), Vec::new());
         }
+        self.send(other, ToNode::Mismatch(for_other), Vec::new());
     }
 
     fn wants_node(&self, selector: &Selector, id: NodeId) -> bool {

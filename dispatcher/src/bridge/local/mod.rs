@@ -400,6 +400,7 @@ impl LocalNode {
             ToNode::Renamed { .. }
             | ToNode::LaneWanted(_)
             | ToNode::Mismatch(_)
+            | ToNode::Denied { .. }
             | ToNode::NodeIs(_)
             | ToNode::NodeGone { .. }
             | ToNode::NodesComplete

@@ -364,6 +364,7 @@ fn names(heard: &[ToNode]) -> Vec<&'static str> {
             ToNode::Subscribed { .. } => "Subscribed",
             ToNode::LaneWanted(_) => "LaneWanted",
             ToNode::Mismatch(_) => "Mismatch",
+            ToNode::Denied { .. } => "Denied",
             ToNode::Peer(_) => "Peer",
             ToNode::ForgetPeer { .. } => "ForgetPeer",
             ToNode::OwnSignal { .. } => "OwnSignal",

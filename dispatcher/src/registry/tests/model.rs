@@ -606,7 +606,11 @@ impl Node {
                 Some(mine) => mine.ended = true,
                 None => self.say(ToDispatcher::LinkLeft { link, evicted: false }),
             },
-            ToNode::LinkLate { .. } | ToNode::LinkReady { .. } | ToNode::Mismatch(_) | ToNode::Refused { .. } => {}
+            ToNode::LinkLate { .. }
+            | ToNode::LinkReady { .. }
+            | ToNode::Mismatch(_)
+            | ToNode::Denied { .. }
+            | ToNode::Refused { .. } => {}
             ToNode::Renamed { name } => self.name = Some(name),
             ToNode::Listing(_)
             | ToNode::ListingEnd

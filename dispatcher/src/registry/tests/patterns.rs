@@ -1,6 +1,6 @@
 //! Subscriptions of patterns and of one node's publications.
 
-use nodeset_bus::protocol::{About, End, HeldLink, Origin};
+use nodeset_bus::protocol::{About, AdvertiseDirect, End, HeldLink, Origin};
 use nodeset_bus::topic::Selector;
 
 use super::*;
@@ -97,18 +97,66 @@ fn a_name_means_all_nodes_that_asked_for_it() {
     assert_eq!(linked(&mut table, &subscriber, &[&one, &other]), ["a"; 3]);
 }
 
+/// Those who were told of another type outside the answer to what they asked for.
+fn told_of_another_type(heard: &[ToNode]) -> Vec<Mismatch> {
+    let told = heard.iter().filter_map(|it| if let ToNode::Mismatch(it) = it { Some(it.clone()) } else { None });
+    told.collect()
+}
+
 #[test]
-fn another_type_is_told_with_the_topic_that_has_it() {
-    let mut table = Table::new();
-    let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
-    table.publish(&publisher, "a/text", Schema::text());
-    table.publish(&publisher, "a/bytes", Schema::bytes());
-    table.hears(&publisher);
-    table.subscribe(&subscriber, "a/*", Some(Schema::bytes()));
-    let heard = table.hears(&subscriber);
-    let told = mismatch(&heard).unwrap();
-    assert_eq!((&*told.topic, &*told.node), ("a/text", "camera"));
-    assert_eq!(table.registry.links.len(), 1, "the other one is linked");
+fn a_pattern_takes_what_is_of_its_type_and_keeps_nobody_from_another_one() {
+    for publisher_first in [true, false] {
+        let mut table = Table::new();
+        let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
+        let publish = |table: &mut Table| {
+            table.publish(&publisher, "a/text", Schema::text());
+            table.publish(&publisher, "a/bytes", Schema::bytes());
+            let publication = PublicationId(table.fresh_id());
+            let direct = AdvertiseDirect { publication, topic: "a/jobs".to_owned(), schema: Schema::text() };
+            table.say(publisher.session, ToDispatcher::AdvertiseDirect(direct));
+        };
+        if publisher_first {
+            publish(&mut table);
+        }
+        table.subscribe(&subscriber, "a/*", Some(Schema::bytes()));
+        if !publisher_first {
+            publish(&mut table);
+        }
+        for (node, peer) in [(&publisher, "viewer"), (&subscriber, "camera")] {
+            let heard = table.hears(node);
+            let told = told_of_another_type(&heard);
+            let told: Vec<_> = told.iter().map(|it| (&*it.topic, &*it.node, it.difference.is_empty())).collect();
+            assert_eq!(told, [("a/text", peer, false), ("a/jobs", peer, false)]);
+            let answered = heard.iter().all(|it| match it {
+                ToNode::Advertised { mismatched, .. } | ToNode::Subscribed { mismatched, .. } => mismatched.is_empty(),
+                _ => true,
+            });
+            assert!(answered, "what was asked for was done");
+        }
+        assert_eq!(table.registry.links.len(), 1, "the one of its type is linked");
+    }
+}
+
+#[test]
+fn whoever_names_a_topic_or_a_reserved_level_insists_on_the_type() {
+    for (topic, wanted) in [("a/text", "camera@local/a/text"), ("a/$call/1", "a/$call/*")] {
+        let mut table = Table::new();
+        let (publisher, subscriber) = (table.attach("camera"), table.attach("viewer"));
+        table.publish(&publisher, topic, Schema::text());
+        table.subscribe(&subscriber, wanted, Some(Schema::bytes()));
+        table.publish(&publisher, topic, Schema::text());
+        let [at_publisher, at_subscriber] = [&publisher, &subscriber].map(|node| table.hears(node));
+        assert_eq!(told_of_another_type(&at_publisher).len(), 1, "the one that was there first");
+        assert_eq!(told_of_another_type(&at_subscriber).len(), 1, "of the one that came last");
+        let answers = |heard: &[ToNode]| {
+            let answers = heard.iter().filter_map(|it| match it {
+                ToNode::Advertised { mismatched, .. } | ToNode::Subscribed { mismatched, .. } => Some(mismatched.len()),
+                _ => None,
+            });
+            answers.collect::<Vec<_>>()
+        };
+        assert_eq!((answers(&at_publisher), answers(&at_subscriber)), (vec![0, 1], vec![1]));
+    }
 }
 
 /// What camera `camera-2` of host `far` publishes, as the bridge says it here.
@@ -169,6 +217,39 @@ fn what_may_not_be_read_is_not_linked() {
     table.publish(&publisher, "open", Schema::bytes());
     assert_eq!(linked(&mut table, &guest, &[&publisher]), ["open"]);
     assert_eq!(linked(&mut table, &owner, &[&publisher]), ["open", "secret/late", "secret/plan", "secret/plan"]);
+}
+
+#[test]
+fn what_may_not_be_read_is_told_with_the_rule() {
+    let rules = "default = \"allow\"\n[[rule]]\ndeny = [\"subscribe\"]\nusers = [1001]\ntopics = [\"secret/**\"]\n";
+    let policy = policy::file::parse(std::path::Path::new("rules.toml"), rules).unwrap();
+    let mut table = Table::with(Settings { policy, ..settings() });
+    let (publisher, guest) = (table.attach("camera"), table.attach_as("guest", 1001));
+    table.publish(&publisher, "secret/plan", Schema::bytes());
+    let all = table.subscribe(&guest, "**", None);
+    let one = table.subscribe(&guest, "camera@local/secret/jobs", None);
+    table.subscribe(&guest, "open/*", None);
+    let publication = PublicationId(table.fresh_id());
+    let direct = AdvertiseDirect { publication, topic: "secret/jobs".to_owned(), schema: Schema::bytes() };
+    table.say(publisher.session, ToDispatcher::AdvertiseDirect(direct));
+    table.publish(&publisher, "open/door", Schema::bytes());
+    let denied = |heard: Vec<ToNode>| {
+        let denied = heard.into_iter().filter_map(|it| match it {
+            ToNode::Denied { subscription, topic, text } => {
+                assert!(text.contains("may not subscribe") && text.contains("rules.toml, line 2"), "{text}");
+                Some((subscription, topic))
+            }
+            _ => None,
+        });
+        denied.collect::<Vec<_>>()
+    };
+    let (plan, jobs) = ("secret/plan".to_owned(), "secret/jobs".to_owned());
+    let expected = vec![(all.subscription, plan), (all.subscription, jobs.clone()), (one.subscription, jobs)];
+    assert_eq!(denied(table.hears(&guest)), expected);
+    // Nor is it told of anew by what changes elsewhere.
+    table.publish(&publisher, "open/gate", Schema::bytes());
+    assert_eq!(denied(table.hears(&guest)), []);
+    assert_eq!(denied(table.hears(&publisher)), [], "whoever publishes does not learn who may not read it");
 }
 
 /// A publication on `a/b`, a subscription of a pattern that means it, and the link that an earlier dispatcher made of them.
