@@ -168,6 +168,9 @@ fn await_welcome(
             let (Some(page), None) = (descriptors.next(), descriptors.next()) else {
                 return Err(ConnectError::Protocol("`Welcome` came without the node's page"));
             };
+            if check_node_name(&welcome.name).is_err() {
+                return Err(ConnectError::Protocol("`Welcome` names the node by what is no name"));
+            }
             return Ok((welcome, Segment::from_fd(page)?));
         }
     }

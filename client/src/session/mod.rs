@@ -31,6 +31,7 @@ use nodeset_bus::protocol::{
     LinkId, NameHolder, NodeId, PublicationId, RefusalCode, SubscriptionId, ToDispatcher, ToNode, Welcome,
 };
 use nodeset_bus::sys::Bell;
+use nodeset_bus::topic::check_node_name;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, error, info, warn};
 
@@ -296,6 +297,10 @@ impl Session {
     }
 
     fn on_welcome(&mut self, welcome: Welcome) {
+        if check_node_name(&welcome.name).is_err() {
+            self.detach("the dispatcher welcomed this node under a name that is none");
+            return;
+        }
         if !self.attachment.welcomed(&welcome) {
             self.detach("the dispatcher welcomed this node twice");
             return;
@@ -329,6 +334,11 @@ impl Session {
     }
 
     fn renamed(&mut self, name: Arc<str>) {
+        // It is the one under which the node comes back: no dispatcher would take it.
+        if let Err(error) = check_node_name(&name) {
+            warn!(event = "not_renamed", %error);
+            return;
+        }
         let mut info = self.core.info.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut info.name, Arc::clone(&name));
         drop(info);
