@@ -159,6 +159,7 @@ pub enum Readiness {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a subscriber is disarmed when this is dropped"]
 pub struct Armed {
     _ticket: Ticket,
     at_most: Option<Duration>,

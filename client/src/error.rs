@@ -1,4 +1,6 @@
 //! What can go wrong, one enum an operation.
+//!
+//! The text of an error is complete: what was wrong, its cause, what to do. `source()` has the cause once more, for programs.
 
 use std::io;
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ pub enum ConnectError {
         #[source]
         source: AddressError,
     },
-    /// There is no such place for a socket, or it cannot be trusted.
+    /// There is no such place for a socket, or it cannot be trusted: choose another one, as the text says.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// Nobody listens, and this node may not run a dispatcher itself.
@@ -84,7 +86,7 @@ pub enum ConnectError {
         /// How long its dispatcher has known it by that name; whole seconds.
         held_for: Duration,
     },
-    /// The dispatcher said no.
+    /// The dispatcher said no: a limit, a rule or a quota, which the text names.
     #[error("the dispatcher refused this node: {text}")]
     Refused {
         /// For programs.
@@ -100,23 +102,23 @@ pub enum ConnectError {
         /// How long.
         waited: Duration,
     },
-    /// What it said could not be taken.
+    /// What it said could not be taken: use the same release of NodeSet on both sides; the text names a limit, if that is it.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Nothing could be said to it.
+    /// Nothing could be said to it: try again, it may just be replaced.
     #[error(transparent)]
     Send(#[from] SendError),
-    /// The node's page is not what it must be.
+    /// The node's page is not what it must be: use the same release of NodeSet on both sides, or free memory.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The embedded dispatcher did not start.
+    /// The embedded dispatcher did not start: the cause says what to do; or start one of its own (`nodeset-dispatcher`).
     #[error("the embedded dispatcher did not start: {0}")]
     Embedded(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The dispatcher did not keep to the protocol: use the same release of NodeSet on both sides.
     #[error("the dispatcher did not keep to the protocol: {0}")]
     Protocol(&'static str),
-    /// The kernel refused.
-    #[error("{doing} failed")]
+    /// The kernel refused: most likely this process has too many descriptors or threads (`ulimit -n`, `ulimit -u`).
+    #[error("{doing} failed: {source}")]
     System {
         /// What was tried.
         doing: &'static str,
@@ -160,10 +162,11 @@ pub enum AdvertiseError {
         #[source]
         source: AddressError,
     },
-    /// The message type cannot be described.
+    /// The message type cannot be described to others: its description is too long. Name parts of it
+    /// (`#[message(opaque = "label/1")]`), or split it.
     #[error("this type cannot be published: {0}")]
     Schema(#[from] SchemaError),
-    /// The log cannot have that shape.
+    /// The log cannot have that shape: correct `block_len` or `blocks`.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// Somebody who is there subscribed another type: publish that one, or use another topic.
@@ -176,7 +179,7 @@ pub enum AdvertiseError {
         /// What differs.
         difference: String,
     },
-    /// The dispatcher said no.
+    /// The dispatcher said no: a limit, a rule or a quota, which the text names.
     #[error("the dispatcher refused to let this node publish `{topic}`: {text}")]
     Refused {
         /// The topic.
@@ -194,8 +197,8 @@ pub enum AdvertiseError {
         /// How long.
         waited: Duration,
     },
-    /// The log that the dispatcher gave could not be used.
-    #[error("the log for `{topic}` cannot be used: {source}")]
+    /// The log that the dispatcher gave could not be used: free memory or address space (`ulimit -v`), or ask for fewer blocks.
+    #[error("the log for `{topic}` cannot be used: {source}; free memory, or ask for fewer blocks")]
     Log {
         /// The topic.
         topic: String,
@@ -243,7 +246,8 @@ pub enum SubscribeError {
         /// As given.
         weight: u16,
     },
-    /// The message type cannot be described.
+    /// The message type cannot be described to others: its description is too long. Name parts of it
+    /// (`#[message(opaque = "label/1")]`), or split it.
     #[error("this type cannot be subscribed: {0}")]
     Schema(#[from] SchemaError),
     /// Somebody who is there publishes another type: subscribe that one, or use another topic.
@@ -256,7 +260,7 @@ pub enum SubscribeError {
         /// What differs.
         difference: String,
     },
-    /// The dispatcher said no.
+    /// The dispatcher said no: a limit, a rule or a quota, which the text names.
     #[error("the dispatcher refused to let this node subscribe `{topic}`: {text}")]
     Refused {
         /// The topic.
@@ -329,8 +333,8 @@ pub enum PublishError {
         /// bytes
         limit: u64,
     },
-    /// The value cannot be archived.
-    #[error("the message cannot be serialised: {0}")]
+    /// The value cannot be archived: give another one. Its own `Serialize` says why.
+    #[error("the message cannot be serialised: {0}; give another one")]
     Unserializable(String),
 }
 
@@ -389,8 +393,8 @@ pub enum DeliverError {
         /// bytes
         limit: u64,
     },
-    /// The value cannot be archived.
-    #[error("the message cannot be serialised: {0}")]
+    /// The value cannot be archived: give another one. Its own `Serialize` says why.
+    #[error("the message cannot be serialised: {0}; give another one")]
     Unserializable(String),
 }
 
@@ -425,10 +429,10 @@ fn after(waited: &Duration) -> String {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Its requests cannot be subscribed.
+    /// Its requests cannot be subscribed: see there.
     #[error(transparent)]
     Subscribe(#[from] SubscribeError),
-    /// It cannot be announced.
+    /// It cannot be announced: see there; a topic that is not valid is told here.
     #[error(transparent)]
     Advertise(#[from] AdvertiseError),
 }
@@ -498,7 +502,7 @@ pub enum RequestError {
     /// The client cannot be made; with [`SubscribeError::Mismatch`] a server answers with another type.
     #[error(transparent)]
     Subscribe(#[from] SubscribeError),
-    /// A reply could not be read.
+    /// A reply could not be read: see there. The next request may be made.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
 }
@@ -520,7 +524,10 @@ fn on_their_way(unlinked: usize) -> String {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{found} of {wanted} subscribers of `{topic}` are there after {waited:?}")]
+#[error(
+    "{found} of {wanted} subscribers of `{topic}` are there after {waited:?}: start more, or wait longer; `nodeset list` shows who is there"
+)]
+#[non_exhaustive]
 pub struct NotEnoughSubscribers {
     /// The topic.
     pub topic: Arc<str>,
@@ -558,8 +565,10 @@ pub struct NotEnoughSubscribers {
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
-    /// The bytes are no message of the type: the publisher is at fault. The message is skipped.
-    #[error("node `{publisher}` published bytes on `{topic}` that are no message of its type: {source}")]
+    /// The bytes are no message of the type: the publisher is at fault. The message is skipped; receive on, and mend that program.
+    #[error(
+        "node `{publisher}` published bytes on `{topic}` that are no message of its type: {source}; it is skipped, mend that program"
+    )]
     Invalid {
         /// The topic.
         topic: Arc<str>,
@@ -570,8 +579,9 @@ pub enum ReceiveError {
         source: InvalidMessage,
     },
     /// The publisher stopped waiting for this reliable subscriber. It is linked afresh; what is missed until then is counted.
+    /// Receive on, and more quickly, or have the publisher wait longer ([`PublisherBuilder::evict`](crate::PublisherBuilder::evict)).
     #[error(
-        "node `{publisher}` stopped waiting for this subscriber of `{topic}`: {missed} messages were missed so far"
+        "node `{publisher}` stopped waiting for this subscriber of `{topic}`, which was too slow: {missed} messages were missed so far"
     )]
     Evicted {
         /// The topic.
@@ -581,8 +591,8 @@ pub enum ReceiveError {
         /// How many.
         missed: u64,
     },
-    /// The publisher's log is damaged: the link to it is given up.
-    #[error("the log of node `{publisher}` for `{topic}` is damaged: {what}")]
+    /// The publisher's log is damaged: the link to it is given up. Receive on from others; restart that node.
+    #[error("the log of node `{publisher}` for `{topic}` is damaged: {what}; restart that node")]
     Damaged {
         /// The topic.
         topic: Arc<str>,
@@ -591,11 +601,11 @@ pub enum ReceiveError {
         /// What is wrong.
         what: &'static str,
     },
-    /// Too many samples are kept: drop some.
+    /// Too many samples of one publisher are kept: drop some.
     #[error(transparent)]
     TooManyHeld(#[from] TooManyHeld),
-    /// The kernel did not let this thread wait.
-    #[error("waiting for messages failed: {0}")]
+    /// The kernel did not let this thread wait: most likely the process has too many descriptors (`ulimit -n`).
+    #[error("waiting for messages failed: {0}; too many descriptors? (`ulimit -n`)")]
     Wait(rustix::io::Errno),
     /// A message was awaited where no Tokio runtime runs, or in one that is shutting down: await within a runtime, or use
     /// [`receive`](crate::Subscriber::receive). Only with the feature `tokio`.
@@ -622,7 +632,7 @@ pub enum WaitError {
     #[error("this descriptor cannot be waited for: {0}; files on disk cannot, and a set takes each descriptor once")]
     Descriptor(#[source] io::Error),
     /// The kernel refused: most likely the process has too many descriptors (`ulimit -n`).
-    #[error("waiting failed: {0}")]
+    #[error("waiting failed: {0}; too many descriptors? (`ulimit -n`)")]
     System(#[source] io::Error),
 }
 
@@ -662,7 +672,7 @@ pub enum RunError {
     /// They are run already: by another thread, or by the one that calls this handler. One runs them at a time.
     #[error("the handlers of this node are run already: run them once, or make another node")]
     Running,
-    /// The kernel did not let this thread wait.
+    /// The kernel did not let this thread wait: see there.
     #[error(transparent)]
     Wait(#[from] WaitError),
 }

@@ -73,6 +73,8 @@
 //! dispatcher), `wait` (how threads sleep).
 
 #![deny(unsafe_code)]
+#![warn(missing_debug_implementations, unnameable_types)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod armed;
 #[cfg(feature = "tokio")]
@@ -112,7 +114,8 @@ pub use nodeset_bus::board;
 pub use nodeset_bus::clock::Timestamp;
 pub use nodeset_bus::evict::Evict;
 pub use nodeset_bus::message::{self, Message, Schema};
-pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState};
+pub use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
+pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState, RefusalCode};
 pub use nodeset_bus::topic;
 pub use options::{AppOptions, LogFormat, LogLevelError};
 pub use publisher::{Publisher, PublisherBuilder};
@@ -130,6 +133,17 @@ pub use subscriber::{Samples, Subscriber, SubscriberBuilder};
 pub use table::list;
 pub use wait::WaitStrategy;
 pub use wait_set::{Descriptor, Timer, WaitSet};
+
+/// What errors are caused by: the types of their sources, for those who look into them.
+pub mod causes {
+    pub use nodeset_bus::inlet::TooManyHeld;
+    pub use nodeset_bus::log::ShapeError;
+    pub use nodeset_bus::memory::SegmentError;
+    pub use nodeset_bus::message::{InvalidMessage, SchemaError};
+    pub use nodeset_bus::protocol::record::{RecordError, SendError};
+    pub use nodeset_bus::topic::AddressError;
+    pub use rustix::io::Errno;
+}
 
 #[doc(hidden)]
 pub use nodeset_bus::message::private as __private;

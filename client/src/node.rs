@@ -41,6 +41,7 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "a node leaves when the last handle is dropped"]
 pub struct Node {
     pub(crate) handle: Arc<Handle>,
     pub(crate) handlers: Arc<Handlers>,

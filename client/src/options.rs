@@ -71,7 +71,8 @@ pub struct AppOptions {
 /// let arguments = Arguments::parse_from(["program", "--log-format", "json"]);
 /// assert_eq!(arguments.nodeset.log_format, LogFormat::Json);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum)]
+#[non_exhaustive]
 pub enum LogFormat {
     /// For people
     #[default]

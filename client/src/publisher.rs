@@ -66,6 +66,7 @@ const LOOKS: u32 = 64;
 /// assert!(publisher.log_bytes() < 1_000_000); // so far
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "the publication ends when this is dropped"]
 pub struct Publisher<T: Message + ?Sized> {
     outlet: Outlet,
     topic: Arc<str>,
@@ -747,5 +748,11 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         let topic: Arc<str> = topic.as_str().into();
         let asked = self.plan.ask(&self.handle, &topic, schema, None).ok_or(AdvertiseError::Closed)?;
         Ok(BegunPublisher::new(self, topic, asked))
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for PublisherBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublisherBuilder").field("topic", &self.topic).finish_non_exhaustive()
     }
 }

@@ -120,6 +120,7 @@ impl<T: Message + ?Sized> State<'_, T> {
 /// assert_eq!((mode.topic(), mode.readers()), ("robot/mode", 0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "the value goes when this is dropped"]
 pub struct StateWriter<T: Message + ?Sized> {
     publisher: Publisher<T>,
 }
@@ -199,6 +200,7 @@ impl StateWriter<[u8]> {
 /// assert_eq!(&**display.get()?.expect("it was set"), "walking");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "the subscription ends when this is dropped"]
 pub struct StateReader<T: Message + ?Sized> {
     subscriber: Subscriber<T>,
     latest: Option<Latest<T>>,
@@ -243,6 +245,7 @@ impl<T: Message + ?Sized> StateReader<T> {
     /// # Errors
     ///
     /// As [`get`](Self::get).
+    #[allow(clippy::missing_panics_doc, reason = "`unseen` says that there is a value")]
     pub fn changed(&mut self) -> Result<&OwnedSample<T>, ReceiveError> {
         loop {
             self.wait_until(None)?;
@@ -288,6 +291,7 @@ impl<T: Message + ?Sized> StateReader<T> {
     ///
     /// As [`get`](Self::get), and [`ReceiveError::NoRuntime`].
     #[cfg(feature = "tokio")]
+    #[allow(clippy::missing_panics_doc, reason = "`unseen` says that there is a value")]
     pub async fn changed_async(&mut self) -> Result<&OwnedSample<T>, ReceiveError> {
         self.catch_up(None)?;
         while !self.unseen {

@@ -59,6 +59,7 @@ const MOST_WEIGHT: u16 = 100;
 /// assert_eq!(subscriber.missed(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "the subscription ends when this is dropped"]
 pub struct Subscriber<T: Message + ?Sized> {
     pub(crate) ports: Vec<Port>,
     /// Which port is looked at first.
@@ -538,6 +539,7 @@ impl<T: Message + ?Sized> fmt::Debug for Subscriber<T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "an iterator does nothing unless it is used"]
 pub struct Samples<'a, T: Message + ?Sized> {
     subscriber: &'a mut Subscriber<T>,
 }
@@ -778,5 +780,11 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         }
         subscriber.shared.wait_settled(after(Instant::now(), self.link_timeout));
         Ok(subscriber)
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for SubscriberBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriberBuilder").field("topic", &self.topic).finish_non_exhaustive()
     }
 }

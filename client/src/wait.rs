@@ -40,7 +40,8 @@ use rustix::io::Errno;
 /// assert_eq!(&*orders.receive()?, "go");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum WaitStrategy {
     /// Looks again and again: the lowest latency, at the price of a core. Gives way to other threads now and then.
     Spin,

@@ -128,7 +128,7 @@ fn a_publisher_that_waits_for_a_subscriber_is_woken_when_one_comes() {
     });
     let mut subscriber = node.subscriber::<[u8]>("jobs").create().unwrap();
     assert_eq!(number(&subscriber.receive_timeout(DEADLINE).unwrap().unwrap()), 0);
-    sending.join().unwrap();
+    drop(sending.join().unwrap());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_full_lane_is_passed_over_and_a_full_topic_is_waited_for() {
     });
     assert!(slow.receive_timeout(DEADLINE).unwrap().is_some());
     assert!(slow.receive_timeout(DEADLINE).unwrap().is_some());
-    sending.join().unwrap();
+    drop(sending.join().unwrap());
     assert_eq!(slow.missed() + other.missed(), 0);
 }
 

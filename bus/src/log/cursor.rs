@@ -5,8 +5,7 @@
 //!
 //! The safety argument stands at the producer's module; the cursor's part of it is [`Cursor::enter`].
 
-use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
@@ -138,7 +137,7 @@ pub struct Cursor<W: Words> {
     /// Nothing more comes: what `poll` says from now on.
     over: Option<CursorFault>,
     /// Holds the block at `place` once a pin was asked for.
-    pin: OnceCell<Arc<Pin<W>>>,
+    pin: OnceLock<Arc<Pin<W>>>,
     /// The message that was polled last; it lies in the block at `place`. Of length 0 where there is none.
     last: Payload,
     /// Those of the last message that had any, and the sequence of the message behind that one. Whether they are those of the
@@ -206,7 +205,7 @@ impl<W: Words> Cursor<W> {
             publisher_gone: false,
             joining: Some(spec.history),
             over: None,
-            pin: OnceCell::new(),
+            pin: OnceLock::new(),
             last: Payload::default(),
             extended: (Extensions::NONE, 0),
         };
@@ -489,7 +488,7 @@ impl<W: Words> Cursor<W> {
 
     /// Asks for nothing any more, besides what pins hold.
     fn leave(&mut self) {
-        self.pin = OnceCell::new();
+        self.pin = OnceLock::new();
         self.last = Payload::default();
         self.place = Place::NOWHERE;
         // What a lane's consumer did not handle is kept for another one: the producer decides.
@@ -525,7 +524,7 @@ impl<W: Words> Cursor<W> {
     /// The consumer's half of the handshake: `at` first, then a fence, then the floor. The block that was read so far is
     /// released by the same store.
     fn enter(&mut self, index: usize, generation: u64) -> bool {
-        self.pin = OnceCell::new();
+        self.pin = OnceLock::new();
         self.last = Payload::default();
         if !is_generation(generation) {
             return false;

@@ -69,6 +69,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "the publication ends when this is dropped"]
 pub struct DirectPublisher<T: Message + ?Sized> {
     lanes: Vec<Lane>,
     schedule: Schedule,
@@ -671,6 +672,12 @@ impl<T: Message + ?Sized> DirectPublisherBuilder<T> {
         publisher.shared.links.wait_settled(after(Instant::now(), self.link_timeout));
         publisher.take_news();
         Ok(publisher)
+    }
+}
+
+impl<T: Message + ?Sized> fmt::Debug for DirectPublisherBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectPublisherBuilder").field("topic", &self.topic).finish_non_exhaustive()
     }
 }
 

@@ -57,7 +57,8 @@ pub struct HandlerId(u64);
 /// assert_eq!(node.run_until(Instant::now())?, RunEnd::Stopped);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RunEnd {
     /// A [`StopHandle`] was used.
     Stopped,

@@ -41,6 +41,7 @@ use crate::wait::WaitStrategy;
 /// running.join().expect("handlers do not end their thread")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "its links to servers end when this is dropped"]
 pub struct Client<Req: Message + ?Sized, Rep: Message + ?Sized> {
     topic: Arc<str>,
     id: EndId,

@@ -44,6 +44,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// adder.join().expect("it ends")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "nobody answers any more when this is dropped"]
 pub struct Server<Req: Message + ?Sized, Rep: Message + ?Sized> {
     /// Says that it is there. Goes first, so that no client comes to one that is going.
     _offer: Publisher<Rep>,
@@ -324,6 +325,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> fmt::Debug for Server<Req, Re
 /// speller.join().expect("it ends").expect("it answers");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a request that is dropped is not answered"]
 pub struct Request<'a, Req: Message + ?Sized, Rep: Message + ?Sized> {
     sample: Sample<'a, Req>,
     answering: Answering<'a, Rep>,

@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// assert_eq!(received + level.left_out(), level.pushed());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnFull {
     /// Waits for that receiver, at most so long; then it is an error.

@@ -95,6 +95,7 @@ where
 /// assert_eq!(speaker.missed(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "nothing is received any more when this is dropped"]
 pub struct StreamReceiver<C: Codec> {
     subscriber: Subscriber<[u8]>,
     codec: C,
@@ -352,5 +353,11 @@ impl<C: Codec> StreamReceiverBuilder<C> {
             gone: VecDeque::new(),
             missed: 0,
         })
+    }
+}
+
+impl<C> fmt::Debug for StreamReceiverBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamReceiverBuilder").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -48,6 +48,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// sound.finish()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "its receivers lose their sender when this is dropped"]
 pub struct StreamSender<C: Codec> {
     codec: C,
     fan: Fan,
@@ -282,5 +283,11 @@ impl<C: Codec> StreamBuilder<C> {
         fan.shared.links.wait_settled(after(Instant::now(), self.link_timeout));
         fan.take_news();
         Ok(StreamSender { codec: self.codec, fan, pushed: 0 })
+    }
+}
+
+impl<C> fmt::Debug for StreamBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamBuilder").field("name", &self.name).finish_non_exhaustive()
     }
 }

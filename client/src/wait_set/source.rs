@@ -125,7 +125,7 @@ impl<Req: Message + ?Sized + 'static, Rep: Message + ?Sized + 'static> Member fo
 /// set[once] = Timer::after(Duration::from_secs(1)); // once more
 /// # Ok::<(), nodeset::WaitError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timer {
     /// `None`: never (again).
     due: Option<Instant>,
