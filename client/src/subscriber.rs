@@ -594,6 +594,8 @@ pub struct SubscriberBuilder<T: Message + ?Sized> {
     /// In place of the type's own.
     schema: Option<Schema>,
     reliable: bool,
+    /// How long publishers of other hosts wait for it.
+    across_hosts: Option<Duration>,
     weight: u16,
     depth: u64,
     history: u64,
@@ -645,6 +647,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             any_schema: false,
             schema: None,
             reliable: false,
+            across_hosts: None,
             weight: 1,
             depth: DEPTH,
             history: 0,
@@ -656,14 +659,39 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
     }
 
     /// Gets every message: publishers wait for it when it is slow, up to their deadline.
+    ///
+    /// Publishers of other hosts do not wait: their hosts keep what this one has not taken, up to 64 MiB and 5 s of it a
+    /// publication. What is lost beyond that is counted ([`Subscriber::missed`]).
     pub fn reliable(mut self) -> Self {
-        self.reliable = true;
+        (self.reliable, self.across_hosts) = (true, None);
+        self
+    }
+
+    /// As [`reliable`](Self::reliable), and publishers of other hosts wait for it as well: when it is slow, when its host cannot be
+    /// reached, while the dispatcher of its host is started again.
+    ///
+    /// `deadline`, to a millisecond and at most 49 days, is how long they wait while nothing at all is taken: then this
+    /// host is given up by theirs, what is lost until it is back is counted ([`Subscriber::missed`]), and they go on. While it
+    /// takes something, however slowly, they wait. Publishing has a deadline of its own
+    /// ([`PublisherBuilder::deadline`](crate::PublisherBuilder::deadline)), after which it fails and loses nothing.
+    ///
+    /// Of several subscribers of one host that mean a publication, the longest deadline counts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # let node = nodeset::Node::builder("reader").instance("doc-across-hosts").embedded().connect()?;
+    /// // Of the camera of host `a`, also when the network is gone for a minute.
+    /// let every = node.subscriber::<[u8]>("camera@a/front").reliable_across_hosts(Duration::from_secs(60)).create()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reliable_across_hosts(mut self, deadline: Duration) -> Self {
+        (self.reliable, self.across_hosts) = (true, Some(deadline));
         self
     }
 
     /// May lose messages when it is slow, and learns how many; nobody waits for it. The default.
     pub fn lossy(mut self) -> Self {
-        self.reliable = false;
+        (self.reliable, self.across_hosts) = (false, None);
         self
     }
 
@@ -763,6 +791,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
             schema,
             reliable: self.reliable,
             weight: self.weight,
+            across_ms: self.across_hosts.map(|deadline| u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX)),
             depth: self.depth,
             history: self.history,
             shared,

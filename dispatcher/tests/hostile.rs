@@ -181,6 +181,7 @@ fn has_been_read(node: &RawNode, path: &std::path::Path, what: &str) {
         schema: None,
         reliable: false,
         weight: 1,
+        across_ms: None,
     };
     node.raw.send(&ToDispatcher::Subscribe(subscribe), &[]);
     wait_for_rows(path, what, |rows| {

@@ -20,7 +20,8 @@ use support::*;
 /// Asks for a subscription; what it is answered.
 fn subscribe(node: &mut RawNode, topic: &str) -> Result<(), (RefusalCode, String)> {
     let subscription = SubscriptionId(random());
-    let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema: None, reliable: true, weight: 1 };
+    let subscribe =
+        Subscribe { subscription, topic: topic.to_owned(), schema: None, reliable: true, weight: 1, across_ms: None };
     node.raw.send(&ToDispatcher::Subscribe(subscribe), &[]);
     node.raw
         .expect("an answer", |message| match message {

@@ -218,6 +218,8 @@ pub struct Subscribe {
     pub reliable: bool,
     /// Its share of what direct publishers send; 0: it takes nothing of theirs.
     pub weight: u16,
+    /// Milliseconds for which publishers of other hosts wait while it cannot take anything; `None`: they do not.
+    pub across_ms: Option<u32>,
 }
 
 /// Which end of a link its sender is.

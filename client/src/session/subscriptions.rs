@@ -21,6 +21,7 @@ pub(crate) struct SubscribeRequest {
     pub(crate) schema: Option<Schema>,
     pub(crate) reliable: bool,
     pub(crate) weight: u16,
+    pub(crate) across_ms: Option<u32>,
     pub(crate) depth: u64,
     pub(crate) history: u64,
     pub(crate) shared: Arc<SubscriptionShared>,
@@ -192,6 +193,7 @@ pub(super) struct Subscription {
     pub(super) schema: Option<Schema>,
     pub(super) reliable: bool,
     pub(super) weight: u16,
+    pub(super) across_ms: Option<u32>,
     pub(super) depth: u64,
     pub(super) history: u64,
     pub(super) shared: Arc<SubscriptionShared>,
@@ -223,7 +225,13 @@ pub(super) struct IncomingLink {
 impl Subscription {
     /// What to say to a dispatcher.
     pub(super) fn subscribe(&self, subscription: SubscriptionId) -> Subscribe {
-        let (topic, schema) = (self.topic.to_string(), self.schema.clone());
-        Subscribe { subscription, topic, schema, reliable: self.reliable, weight: self.weight }
+        Subscribe {
+            subscription,
+            topic: self.topic.to_string(),
+            schema: self.schema.clone(),
+            reliable: self.reliable,
+            weight: self.weight,
+            across_ms: self.across_ms,
+        }
     }
 }

@@ -94,13 +94,14 @@ impl Table {
     }
 
     pub(super) fn subscribe(&mut self, request: SubscribeRequest, outbox: &mut Outbox) {
-        let SubscribeRequest { subscription: id, topic, schema, reliable, weight, depth, history, shared, reply } =
-            request;
+        let SubscribeRequest { subscription: id, topic, schema, reliable, weight, across_ms, .. } = request;
+        let SubscribeRequest { depth, history, shared, reply, .. } = request;
         let subscription = Subscription {
             topic,
             schema,
             reliable,
             weight,
+            across_ms,
             depth,
             history,
             shared,

@@ -199,9 +199,14 @@ impl Engine {
                 }
             }
             News::Wanted { node, .. } if node == self.local.id() => {}
-            News::Wanted { subscription, selector, reliable, .. } => {
-                let quality = if reliable { Quality::Reliable } else { Quality::Lossy };
-                let want = Want { selector, quality, history: 0 };
+            News::Wanted { subscription, selector, reliable, across_ms, .. } => {
+                let quality = match across_ms {
+                    Some(_) => Quality::AcrossHosts,
+                    None if reliable => Quality::Reliable,
+                    None => Quality::Lossy,
+                };
+                let deadline = Duration::from_millis(across_ms.unwrap_or(0).into());
+                let want = Want { selector, quality, deadline, history: 0 };
                 self.last_interest = self.last_interest.wrapping_add(1);
                 let interest = InterestId(self.last_interest);
                 self.wanted.insert(subscription, (interest, want.clone()));

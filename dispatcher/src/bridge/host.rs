@@ -297,6 +297,9 @@ impl Host {
                 let (next, position) = (progress.next, progress.position);
                 self.peer.handle(now, Input::Available { log, next, position });
             }
+            if progress.stalled {
+                self.peer.handle(now, Input::Stalled { log });
+            }
             if progress.ended {
                 self.peer.handle(now, Input::Went { log, next: progress.next });
             }

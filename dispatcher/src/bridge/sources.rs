@@ -42,6 +42,8 @@ pub(super) struct Source {
     kept: u64,
     /// Sequence behind the last message that is no longer kept.
     dropped: u64,
+    /// What was asked for last: it is being sent, and stays where it is.
+    asked: u64,
     /// Sequence behind the newest message that was read.
     next: u64,
     /// bytes read since it was linked
@@ -81,6 +83,8 @@ pub(super) struct Progress {
     pub(super) more: bool,
     /// Nothing more comes.
     pub(super) ended: bool,
+    /// There is more, and it is not read before something is dropped.
+    pub(super) stalled: bool,
 }
 
 impl Sources {
@@ -140,7 +144,9 @@ impl Sources {
 
 impl Outgoing for Sources {
     fn next(&mut self, log: LogKey, from: u64, limit: u32) -> Next {
-        self.by_log.get(&log).map_or(Next::Nothing, |source| source.next_at(from, limit as usize))
+        let Some(source) = self.by_log.get_mut(&log) else { return Next::Nothing };
+        source.asked = from;
+        source.next_at(from, limit as usize)
     }
 }
 
@@ -154,6 +160,7 @@ impl Source {
             chunks: VecDeque::new(),
             kept: 0,
             dropped: 0,
+            asked: 0,
             next: 0,
             position: 0,
             scratch: Scratch::default(),
@@ -182,7 +189,7 @@ impl Source {
     /// What is below is not needed any more.
     pub(super) fn retain(&mut self, from: u64) {
         while self.chunks.front().is_some_and(|chunk| chunk.end() <= from) {
-            self.drop_oldest();
+            self.drop_chunk(0);
         }
     }
 
@@ -191,10 +198,10 @@ impl Source {
         self.give_way();
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(chunk) = self.chunks.pop_front() {
+    fn drop_chunk(&mut self, at: usize) {
+        if let Some(chunk) = self.chunks.remove(at) {
             self.kept -= chunk.bytes.len() as u64;
-            self.dropped = chunk.end();
+            self.dropped = self.dropped.max(chunk.end());
         }
     }
 
@@ -203,13 +210,22 @@ impl Source {
     }
 
     fn has_room(&self) -> bool {
-        self.quality != Quality::AcrossHosts || self.kept < WINDOW
+        self.quality != Quality::AcrossHosts || self.demoted || self.kept < WINDOW
     }
 
-    /// Drops the oldest, where nothing needs to be kept.
+    /// There is more, and it is not read before something is dropped.
+    fn is_stalled(&self) -> bool {
+        !self.has_room() && self.inlet.as_ref().is_some_and(|(inlet, _)| inlet.is_ready())
+    }
+
+    /// Drops the oldest, where nothing needs to be kept; neither the newest, nor what is being sent.
     fn give_way(&mut self) {
-        while !self.keeps_all() && self.kept > LOSSY_WINDOW && self.chunks.len() > 1 {
-            self.drop_oldest();
+        while !self.keeps_all() && self.kept > LOSSY_WINDOW {
+            let at = usize::from(self.chunks.front().is_some_and(|oldest| oldest.has(self.asked)));
+            if at + 1 >= self.chunks.len() {
+                return;
+            }
+            self.drop_chunk(at);
         }
     }
 
@@ -254,7 +270,8 @@ impl Source {
             self.inlet = None;
         }
         self.give_way();
-        Progress { next: self.next, position: self.position, news, more, ended }
+        let stalled = self.is_stalled();
+        Progress { next: self.next, position: self.position, news, more, ended, stalled }
     }
 
     /// Appends the message in `scratch`.
@@ -316,6 +333,10 @@ impl Chunk {
         self.first + self.starts.len() as u64
     }
 
+    fn has(&self, sequence: u64) -> bool {
+        (self.first..self.end()).contains(&sequence)
+    }
+
     fn takes(&self, sequence: u64, len: usize) -> bool {
         self.long.is_none() && self.end() == sequence && self.bytes.len() + len + 32 <= CHUNK
     }
@@ -337,6 +358,8 @@ impl Chunk {
 
 #[cfg(test)]
 mod tests {
+    use nodeset_bus::protocol::PublicationId;
+
     use super::*;
 
     fn source(quality: Quality) -> Source {
@@ -374,6 +397,29 @@ mod tests {
         assert_eq!(source.next_at(4, 1), Next::Skip { count: 2 });
     }
 
+    /// A peer was given up while pieces of a long message were on their way, and the next piece was gone.
+    #[test]
+    fn what_is_being_sent_stays_until_something_else_is_asked_for() {
+        const LEN: usize = LONGEST_WHOLE + 1;
+        let log = LogKey { publication: PublicationId(1), epoch: 1 };
+        let mut sources = Sources::default();
+        sources.insert(log, SubscriptionId(1), Quality::Reliable);
+        for sequence in 0..1000 {
+            sources.get(log).unwrap().add(sequence, 0, LEN);
+        }
+        assert_eq!(sources.next(log, 5, 1), Next::Long { flags: 0, len: LEN as u32 });
+        let source = sources.get(log).unwrap();
+        source.set_demoted(true);
+        assert!(source.kept <= LOSSY_WINDOW + LEN as u64);
+        assert_eq!(sources.piece(log, 5, LEN - 1, 1), Some(&[5][..]));
+        let Next::Gone { held } = sources.next(log, 6, 1) else { panic!("what was dropped is there") };
+        assert_eq!(sources.next(log, held, 1), Next::Long { flags: 0, len: LEN as u32 });
+        let source = sources.get(log).unwrap();
+        source.retain(held);
+        assert_eq!((source.chunks[0].first, source.dropped), (held, held));
+        assert_eq!(source.kept, source.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum::<u64>());
+    }
+
     #[test]
     fn what_need_not_be_kept_gives_way() {
         let mut source = source(Quality::Reliable);
@@ -394,6 +440,9 @@ mod tests {
         assert!(source.has_room());
         fill(&mut source, 2000);
         assert!(!source.has_room(), "the publisher would not wait");
+        source.set_demoted(true);
+        assert!(source.has_room(), "it was given up, and the publisher still waits");
+        source.set_demoted(false);
         source.retain(2999);
         assert!(source.has_room());
     }

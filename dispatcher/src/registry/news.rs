@@ -34,6 +34,8 @@ pub enum News {
         selector: Selector,
         /// Nothing may be missed.
         reliable: bool,
+        /// Milliseconds for which publishers of other hosts wait for it; `None`: they do not.
+        across_ms: Option<u32>,
     },
     /// Does so no longer.
     Unwanted {
@@ -106,6 +108,7 @@ impl Registry {
             node: subscription.node,
             selector: subscription.selector.clone(),
             reliable: subscription.reliable,
+            across_ms: subscription.across_ms,
         }));
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Subscription {
     pub(super) reliable: bool,
     /// Its share of what direct publishers send.
     pub(super) weight: u16,
+    /// Milliseconds for which publishers of other hosts wait for it.
+    pub(super) across_ms: Option<u32>,
     /// Its node named it since it came back.
     pub(super) confirmed: bool,
     /// It was brought by a node that was attached elsewhere before.
@@ -324,7 +326,8 @@ impl Registry {
         if let Some(known) = self.subscriptions.get_mut(&id) {
             let same = known.node == node
                 && known.selector.to_string() == asked.topic
-                && (&known.schema, known.reliable, known.weight) == (&asked.schema, asked.reliable, asked.weight);
+                && (&known.schema, known.reliable, known.weight) == (&asked.schema, asked.reliable, asked.weight)
+                && known.across_ms == asked.across_ms;
             if !same {
                 let text = "that subscription exists with another node, topic, type, kind or weight: draw a new id";
                 self.refuse(session, About::Subscription(id), RefusalCode::Protocol, text);
@@ -356,7 +359,7 @@ impl Registry {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.subscriptions.insert(id);
         }
-        let Subscribe { schema, reliable, weight, .. } = asked;
+        let Subscribe { schema, reliable, weight, across_ms, .. } = asked;
         let links = BTreeSet::new();
         self.subscriptions.insert(
             id,
@@ -366,6 +369,7 @@ impl Registry {
                 schema,
                 reliable,
                 weight,
+                across_ms,
                 confirmed: true,
                 brought,
                 links,

@@ -8,7 +8,7 @@ use nodeset_dispatcher::bridge::codec::{HEADER_LEN, MAX_BODY, Quality};
 use nodeset_dispatcher::bridge::peer::{Action, LogKey, Peer, Publication, Settings, Transmit, Want};
 use nodeset_dispatcher::bridge::peer::{Expects, Incoming, Input, InterestId};
 
-use super::log::{LocalLog, Logs};
+use super::log::{LocalLog, Logs, SHORTEST_WAIT};
 use super::mirror::{Mirror, Mirrors};
 use super::random::Random;
 
@@ -149,19 +149,23 @@ pub(crate) fn is_wanted(wants: &BTreeMap<u32, Want>, publication: &Publication, 
     })
 }
 
-/// What an action changes in the logs of a host.
-pub(crate) fn change_log(log: &mut LocalLog, peer: usize, action: &Action) {
+/// What an action changes in the logs of a host; true: a publisher gives up waiting for the peer.
+pub(crate) fn change_log(now: Instant, log: &mut LocalLog, peer: usize, action: &Action) -> bool {
     let end = log.next;
     let base = log.base;
     let link = log.links.get_mut(&peer).expect("it speaks of a link that is not");
     match action {
         Action::Retain { from, .. } => {
             assert!(*from <= end, "it has more than there is");
+            link.stalled = link.stalled.map(|since| if *from > link.from { now } else { since });
             link.from = link.from.max(*from);
         }
         Action::Demote { .. } => {
-            assert_eq!(link.quality, Quality::Reliable, "only those that do not make anybody wait are demoted");
-            (link.demoted, link.excused) = (true, true);
+            let given_up = link.quality == Quality::AcrossHosts;
+            let waited = link.stalled.is_some_and(|since| now.saturating_duration_since(since) >= SHORTEST_WAIT);
+            assert!(link.quality == Quality::Reliable || given_up && waited, "it is given up too early: {link:?}");
+            (link.demoted, link.excused, link.stalled) = (true, true, None);
+            return given_up;
         }
         Action::Restore { from, .. } => {
             link.demoted = false;
@@ -169,4 +173,5 @@ pub(crate) fn change_log(log: &mut LocalLog, peer: usize, action: &Action) {
         }
         other => panic!("{other:?} is about no link"),
     }
+    false
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nodeset_dispatcher::bridge::codec::{FrameIn, LONGEST_WHOLE, Quality, put_frame};
 use nodeset_dispatcher::bridge::peer::{LogKey, Next, Outgoing, Publication};
@@ -12,6 +13,9 @@ use super::random::mix;
 pub(crate) const LONGEST: u64 = 40_000;
 /// bytes of frames that a log holds, unless a link keeps more
 pub(crate) const CAPACITY: u64 = 128 * 1024;
+
+/// The shortest time for which a subscription has publishers wait.
+pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(150);
 
 /// What message `sequence` of a log is; a pure function, so that everybody can check it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub(crate) struct Link {
     /// Everything from here on is kept, unless lossy or demoted.
     pub(crate) from: u64,
     pub(crate) demoted: bool,
+    /// Since when its publisher waits, or the last acknowledgement while it does.
+    pub(crate) stalled: Option<Instant>,
     /// The other side may hear of a gap although it asked for reliability.
     pub(crate) excused: bool,
 }
@@ -120,7 +126,17 @@ impl LocalLog {
         self.held += len;
         self.position += len;
         self.next += 1;
+        self.links.values_mut().for_each(|link| link.stalled = None);
         true
+    }
+
+    /// The publisher waits; gives the peers for which it does.
+    pub(crate) fn wait(&mut self, now: Instant) -> impl Iterator<Item = usize> {
+        let waits = |link: &Link| link.quality == Quality::AcrossHosts && !link.demoted;
+        self.links.iter_mut().filter(move |(_, link)| waits(link)).map(move |(&peer, link)| {
+            link.stalled.get_or_insert(now);
+            peer
+        })
     }
 
     fn make_room(&mut self, len: u64) {

@@ -13,7 +13,7 @@ use nodeset_dispatcher::bridge::peer::{
 };
 
 use super::host::{Host, Side, change_log, is_wanted, settings};
-use super::log::{LONGEST, Link, LocalLog, frame_len};
+use super::log::{LONGEST, Link, LocalLog, SHORTEST_WAIT, frame_len};
 use super::mirror::Mirror;
 use super::random::Random;
 
@@ -35,6 +35,8 @@ pub(crate) struct Summary {
     duplicates: u64,
     silences: u64,
     demotions: u64,
+    /// Publishers that waited for a peer for long enough.
+    given_up: u64,
     waits: u64,
     ends: u64,
     finished: u64,
@@ -44,7 +46,7 @@ pub(crate) struct Summary {
 impl Summary {
     pub(crate) fn add(&mut self, other: &Summary) {
         let Summary { steps, delivered, lost, resent, cuts, partitions, restarts, duplicates, .. } = other;
-        let Summary { silences, demotions, waits, ends, finished, vanished, .. } = other;
+        let Summary { silences, demotions, given_up, waits, ends, finished, vanished, .. } = other;
         self.steps += steps;
         self.delivered += delivered;
         self.lost += lost;
@@ -55,6 +57,7 @@ impl Summary {
         self.duplicates += duplicates;
         self.silences += silences;
         self.demotions += demotions;
+        self.given_up += given_up;
         self.waits += waits;
         self.ends += ends;
         self.finished += finished;
@@ -64,9 +67,9 @@ impl Summary {
     /// Everything happened that is there to be tested.
     pub(crate) fn is_rich(&self) -> bool {
         let Summary { delivered, lost, resent, cuts, partitions, restarts, duplicates, .. } = *self;
-        let Summary { silences, demotions, waits, ends, finished, vanished, .. } = *self;
+        let Summary { silences, demotions, given_up, waits, ends, finished, vanished, .. } = *self;
         let all = [delivered, lost, resent, cuts, partitions, restarts, duplicates, silences, demotions, waits, ends];
-        all.iter().all(|&count| count > 0) && finished > 0 && vanished > 0
+        all.iter().all(|&count| count > 0) && finished > 0 && vanished > 0 && given_up > 0
     }
 }
 
@@ -187,7 +190,11 @@ impl World {
             _ => Quality::Reliable,
         };
         let history = self.random.below(2) * self.random.below(20);
-        Want { selector: Selector::new(selector).expect("it is one"), quality, history }
+        let deadline = match quality {
+            Quality::AcrossHosts => self.random.millis(SHORTEST_WAIT.as_millis() as u64, 1_500),
+            _ => Duration::ZERO,
+        };
+        Want { selector: Selector::new(selector).expect("it is one"), quality, deadline, history }
     }
 
     fn make_side(&mut self, host: usize, peer: usize, dials: bool) {
@@ -334,13 +341,18 @@ impl World {
         if !state.publish() {
             self.summary.waits += 1;
             let may_wait = |(peer, link): (&usize, &Link)| {
-                link.quality == Quality::AcrossHosts || sides[peer].linking.contains(&log)
+                link.quality == Quality::AcrossHosts && !link.demoted || sides[peer].linking.contains(&log)
             };
             assert!(
                 state.links.iter().any(may_wait),
                 "a publisher waits although nobody asked for it: {:?}",
                 state.links
             );
+            let now = self.now;
+            let stalled: Vec<usize> = state.wait(now).collect();
+            for peer in stalled {
+                self.side(host, peer).peer.handle(now, Input::Stalled { log });
+            }
             return false;
         }
         *self.truth.get_mut(&log).expect("it is there") += 1;
@@ -634,8 +646,9 @@ impl World {
             }
             Action::Retain { log, .. } | Action::Demote { log } | Action::Restore { log, .. } => {
                 self.summary.demotions += u64::from(matches!(action, Action::Demote { .. }));
+                let now = self.now;
                 let state = self.hosts[host].logs.get_mut(&log).expect("what is linked is there");
-                change_log(state, peer, &action);
+                self.summary.given_up += u64::from(change_log(now, state, peer, &action));
             }
             Action::OpenMirror { publication, first, .. } => {
                 let log = publication.log;
@@ -671,7 +684,13 @@ impl World {
         let (base, next) = (state.base, state.next);
         let from = next.saturating_sub(history).max(base);
         // What was kept before a restart is lost, unless publishers waited for it.
-        let link = state.links.entry(peer).or_insert(Link { quality, from, demoted: false, excused: was_restarted });
+        let link = state.links.entry(peer).or_insert(Link {
+            quality,
+            from,
+            demoted: false,
+            stalled: None,
+            excused: was_restarted,
+        });
         if link.quality == Quality::Lossy && quality != Quality::Lossy {
             (link.from, link.excused) = (next, true);
         }

@@ -455,7 +455,8 @@ impl RawNode {
         schema: Option<Schema>,
     ) -> (Subscribe, Vec<Expected>, Vec<Mismatch>) {
         let subscription = SubscriptionId(random());
-        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1 };
+        let subscribe =
+            Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1, across_ms: None };
         self.raw.send(&ToDispatcher::Subscribe(subscribe.clone()), &[]);
         let ((expected, mismatched), _) = self.raw.expect("Subscribed", |message| match message {
             ToNode::Subscribed { subscription: live, expected, mismatched } if *live == subscription => {

@@ -139,6 +139,8 @@ pub enum Record<'a> {
         interest: u32,
         /// How.
         quality: Quality,
+        /// milliseconds for which publishers wait while nothing is taken; 0 unless that is the quality
+        deadline: u32,
         /// messages from before that it would like, if they are still held
         history: u64,
         /// Topic, pattern or address.
@@ -358,7 +360,7 @@ impl Header {
         if channel != 0 && matches!(kind, kind::HELLO | kind::GOODBYE | kind::PING | kind::PONG | kind::SYNCED) {
             return Err(Invalid::Field { kind, what: "channel is not zero" });
         }
-        if count != 0 && !matches!(kind, kind::GOODBYE | kind::OPEN | kind::RUN) {
+        if count != 0 && !matches!(kind, kind::GOODBYE | kind::WANT | kind::OPEN | kind::RUN) {
             return Err(Invalid::Field { kind, what: "count is not zero" });
         }
         Ok(())
@@ -425,6 +427,7 @@ fn read_body<'a>(header: &Header, body: &'a [u8]) -> Result<Record<'a>, Invalid>
         kind::WANT => Record::Want {
             interest: channel,
             quality: read_quality(header)?,
+            deadline: header.count,
             history: fields.u64()?,
             selector: fields.text(nodeset_bus::topic::MAX_LEN)?,
         },
@@ -571,10 +574,10 @@ impl Record<'_> {
                 put_words(&[*token], out);
                 header(kind::PONG, 0, 0, 0)
             }
-            Record::Want { interest, quality, history, selector } => {
+            Record::Want { interest, quality, deadline, history, selector } => {
                 put_words(&[*history], out);
                 put_text(selector, nodeset_bus::topic::MAX_LEN, out);
-                header(kind::WANT, *quality as u8, *interest, 0)
+                header(kind::WANT, *quality as u8, *interest, *deadline)
             }
             Record::Unwant { interest } => header(kind::UNWANT, 0, *interest, 0),
             Record::Synced => header(kind::SYNCED, 0, 0, 0),

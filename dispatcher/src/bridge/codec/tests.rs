@@ -37,7 +37,7 @@ fn records() -> Vec<Record<'static>> {
         Record::Goodbye { code: 2, text: "no" },
         Record::Ping { token: 1 },
         Record::Pong { token: u64::MAX },
-        Record::Want { interest: 7, quality: Quality::Reliable, history: 3, selector: "n@h/**" },
+        Record::Want { interest: 7, quality: Quality::AcrossHosts, deadline: 5_000, history: 3, selector: "n@h/**" },
         Record::Unwant { interest: 7 },
         Record::Synced,
         Record::Announce { channel: 1, announced },
@@ -128,7 +128,7 @@ fn what_is_no_record_is_said_to_be_none() {
     assert!(matches!(changed(&ping, |bytes| bytes[9] = 1), Invalid::Field { what: "channel is not zero", .. }));
     assert!(matches!(changed(&ping, |bytes| bytes[12] = 1), Invalid::Field { what: "count is not zero", .. }));
     assert_eq!(changed(&ping, |bytes| bytes[0] = 7), Invalid::Length { kind: 3, len: 7 });
-    let want = Record::Want { interest: 7, quality: Quality::Lossy, history: 3, selector: "a" };
+    let want = Record::Want { interest: 7, quality: Quality::Lossy, deadline: 0, history: 3, selector: "a" };
     assert!(matches!(changed(&want, |bytes| bytes[5] = 3), Invalid::Field { what: "there is no such quality", .. }));
     assert!(matches!(changed(&want, |bytes| bytes[26] = 0xff), Invalid::Field { what: "a text is not UTF-8", .. }));
     assert!(matches!(changed(&want, |bytes| bytes[25] = 0xff), Invalid::Field { what: "a text is too long", .. }));

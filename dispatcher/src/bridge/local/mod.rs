@@ -268,7 +268,7 @@ impl LocalNode {
         let subscription = SubscriptionId(random()?);
         // No share of what direct publishers send: that is for one subscriber of this host.
         let (topic, weight) = (topic.to_string(), 0);
-        let asked = Subscribe { subscription, topic, schema: None, reliable, weight };
+        let asked = Subscribe { subscription, topic, schema: None, reliable, weight, across_ms: None };
         self.session.say(ToDispatcher::Subscribe(asked));
         let (link, awaited, ended, closed) = (None, true, false, false);
         self.reading.insert(subscription, Reading { publication, epoch, history, awaited, ended, link, closed });

@@ -1,6 +1,7 @@
 //! What a [`Peer`](super::Peer) is told, what it wants done, and where messages come from and go to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::PublicationId;
@@ -57,6 +58,9 @@ pub struct Want {
     pub selector: Selector,
     /// The best that any of them asks for.
     pub quality: Quality,
+    /// How long publishers wait for them while they take nothing, the longest that any of them asks for; meaningless for
+    /// another quality than [`AcrossHosts`](Quality::AcrossHosts). Whole milliseconds.
+    pub deadline: Duration,
     /// messages from before; the most that any of them asks for
     pub history: u64,
 }
@@ -121,6 +125,12 @@ pub enum Input {
         next: u64,
         /// bytes from anywhere (the same place for one link) to the end of the log; never falls
         position: u64,
+    },
+    /// A linked log for which publishers wait is not read on before more of it is retained no longer. Said again after each
+    /// `Available`.
+    Stalled {
+        /// Which.
+        log: LogKey,
     },
     /// The answer to [`Action::OpenMirror`].
     MirrorOpened {

@@ -15,6 +15,8 @@ use crate::bridge::codec::{EndReason, Piece, Quality};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) quality: Quality,
+    /// Of those for which publishers wait.
+    pub(super) deadline: Duration,
     pub(super) history: u64,
 }
 
@@ -33,6 +35,10 @@ pub(super) struct Flow {
     link: LinkState,
     /// Of the link; meaningless without one.
     pub(super) quality: Quality,
+    /// How long the publisher waits while nothing is acknowledged, if it does.
+    deadline: Duration,
+    /// Since when it may wait, or the last acknowledgement while it does.
+    stalled: Option<Instant>,
     /// Everything below is with the other side, or was told to it as lost; where a new mirror begins.
     retained: u64,
     /// Sequence behind the newest message.
@@ -76,6 +82,8 @@ impl Flow {
             publication,
             link: LinkState::None,
             quality: Quality::Lossy,
+            deadline: Duration::ZERO,
+            stalled: None,
             retained: 0,
             next: 0,
             ended: None,
@@ -116,6 +124,14 @@ impl Flow {
     /// A link that has kept more, or for longer, than it may.
     fn keeps_too_much(&self, now: Instant, settings: &Settings) -> bool {
         self.keeps() && !self.keeps_less(now, settings.retention_bytes, settings.retention_time)
+            || self.given_up_at().is_some_and(|at| at <= now)
+    }
+
+    /// When the publisher has waited long enough for a side that takes nothing.
+    fn given_up_at(&self) -> Option<Instant> {
+        let waits = self.link == LinkState::There && self.quality == Quality::AcrossHosts && !self.demoted;
+        // A deadline beyond what the clock can say is none.
+        self.stalled.filter(|_| waits)?.checked_add(self.deadline)
     }
 
     /// What is not acknowledged is no more than that, and no older.
@@ -144,20 +160,26 @@ impl Peer {
         if anew {
             flow.refused = None;
         }
+        flow.deadline = wanted.deadline;
         match flow.link {
             LinkState::None if flow.ended.is_some() => return,
             LinkState::None => flow.link = LinkState::Asked,
-            _ if flow.quality == wanted.quality => return self.announce(log),
+            _ if flow.quality == wanted.quality => {
+                let given_up_at = flow.given_up_at();
+                self.sweep_at(given_up_at);
+                return self.announce(log);
+            }
             _ => {}
         }
         let old = std::mem::replace(&mut flow.quality, wanted.quality);
+        flow.stalled = None;
         if (old == Quality::Lossy) != (flow.quality == Quality::Lossy) {
             // Lossy ones are marked for another purpose.
             flow.marks = Flow::marks(flow.quality, &self.settings, flow.marks.position());
         }
         if let Some(since) = flow.marks.oldest().filter(|_| flow.keeps()) {
             // It may keep too much already, for a publisher that waits and says nothing more.
-            self.sweep = Some(self.sweep.map_or(since, |at| at.min(since)));
+            self.sweep_at(Some(since));
         }
         self.actions.push_back(Action::Link { log, quality: wanted.quality, history: wanted.history });
         self.announce(log);
@@ -167,7 +189,7 @@ impl Peer {
     pub(super) fn linked(&mut self, log: LogKey, first: u64, position: u64) {
         let Some(flow) = self.flows.get_mut(&log).filter(|flow| flow.link == LinkState::Asked) else { return };
         flow.link = LinkState::There;
-        (flow.retained, flow.high, flow.demoted) = (first, first, false);
+        (flow.retained, flow.high, flow.demoted, flow.stalled) = (first, first, false, None);
         flow.next = flow.ended.unwrap_or(first).max(first);
         flow.marks = Flow::marks(flow.quality, &self.settings, position);
         self.announce(log);
@@ -270,6 +292,7 @@ impl Peer {
             return;
         }
         flow.next = flow.next.max(next);
+        flow.stalled = None;
         if position > flow.marks.position() {
             flow.marks.note(now, next, position);
         }
@@ -280,6 +303,19 @@ impl Peer {
             self.sweep.get_or_insert(now + self.settings.retention_time / 64);
         }
         self.ready(log);
+    }
+
+    /// The publisher of a log waits for the other side, or is about to.
+    pub(super) fn stalled(&mut self, now: Instant, log: LogKey) {
+        let Some(flow) = self.flows.get_mut(&log) else { return };
+        flow.stalled.get_or_insert(now);
+        let given_up_at = flow.given_up_at();
+        self.sweep_at(given_up_at);
+    }
+
+    /// Flows are to be looked at then, if not before.
+    fn sweep_at(&mut self, at: Option<Instant>) {
+        self.sweep = [self.sweep, at].into_iter().flatten().min();
     }
 
     /// The flow may have something to send.
@@ -306,12 +342,13 @@ impl Peer {
         again.into_iter().for_each(|log| self.look_at_wants(log, true));
         let keeps = |flow: &Flow| flow.keeps() && flow.marks.oldest().is_some();
         let next = self.flows.values().any(keeps).then(|| now + self.settings.retention_time / 64);
-        self.sweep = self.flows.values().filter_map(|flow| flow.refused).chain(next).min();
+        let due = |flow: &Flow| [flow.refused, flow.given_up_at()].into_iter().flatten().min();
+        self.sweep = self.flows.values().filter_map(due).chain(next).min();
     }
 
     fn demote(&mut self, log: LogKey) {
         let Some(flow) = self.flows.get_mut(&log) else { return };
-        flow.demoted = true;
+        (flow.demoted, flow.stalled) = (true, None);
         self.actions.push_back(Action::Demote { log });
     }
 
@@ -335,6 +372,7 @@ impl Peer {
         }
         flow.marks.passed(next);
         let is_further = next > flow.retained;
+        flow.stalled = flow.stalled.map(|since| if is_further { now } else { since });
         flow.retained = flow.retained.max(next);
         if flow.demoted {
             // Only once it would not be demoted again at once: what it keeps counts from its first message.
@@ -354,10 +392,10 @@ impl Peer {
         let Some(flow) = self.flows.get_mut(&log) else { return };
         let again = now + self.settings.refused_again;
         flow.refused = Some(again);
-        self.sweep = Some(self.sweep.map_or(again, |at| at.min(again)));
         flow.sending = None;
-        let (channel, next) = (flow.channel.take(), flow.next);
-        if flow.ended.is_some() {
+        let (channel, next, has_ended) = (flow.channel.take(), flow.next, flow.ended.is_some());
+        self.sweep_at(Some(again));
+        if has_ended {
             self.unlink(log, EndReason::Refused);
         }
         if let Some(channel) = channel {

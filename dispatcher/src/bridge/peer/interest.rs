@@ -1,6 +1,7 @@
 //! Who wants what: this host of the other side, and the other side of this host.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nodeset_bus::topic::{Host, PatternIndex, Selector, Topic};
 
@@ -8,6 +9,7 @@ use super::contract::{InterestId, MirrorEnd, Want};
 use super::flow::Wanted;
 use super::session::Owed;
 use super::{Action, Peer, Publication};
+use crate::bridge::codec::Quality;
 
 /// What the other side wants. Of the last connection on which it said everything, until it has said everything on this one.
 #[derive(Debug)]
@@ -87,8 +89,13 @@ impl Theirs {
             want.selector.wants_node(names, &self.local)
         });
         wants.fold(None, |found: Option<Wanted>, want| {
-            let found = found.unwrap_or(Wanted { quality: want.quality, history: 0 });
-            Some(Wanted { quality: found.quality.max(want.quality), history: found.history.max(want.history) })
+            let found = found.unwrap_or(Wanted { quality: want.quality, deadline: Duration::ZERO, history: 0 });
+            let waits = want.quality == Quality::AcrossHosts;
+            Some(Wanted {
+                quality: found.quality.max(want.quality),
+                deadline: if waits { found.deadline.max(want.deadline) } else { found.deadline },
+                history: found.history.max(want.history),
+            })
         })
     }
 }

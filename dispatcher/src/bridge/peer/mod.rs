@@ -155,6 +155,7 @@ impl Peer {
             Input::Linked { log, first, position } => self.linked(log, first, position),
             Input::NotLinked { log } => self.not_linked(log),
             Input::Available { log, next, position } => self.available(now, log, next, position),
+            Input::Stalled { log } => self.stalled(now, log),
             Input::MirrorOpened { log, next, room, longest } => self.mirror_opened(log, next, room, longest),
             Input::MirrorFailed { log, text } => self.mirror_failed(log, &text),
             Input::Room { log, freed } => self.room(now, log, freed),

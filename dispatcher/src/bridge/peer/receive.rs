@@ -2,7 +2,7 @@
 //! publication ends that.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nodeset_bus::message::Schema;
 use nodeset_bus::protocol::PublicationId;
@@ -107,9 +107,10 @@ impl Peer {
                 Ok(())
             }
             Record::Pong { token } => self.pong(now, token),
-            Record::Want { interest, quality, history, selector } => {
+            Record::Want { interest, quality, deadline, history, selector } => {
                 let selector = Selector::new(selector).map_err(|error| violation(error.to_string()))?;
-                self.take_want(interest, Want { selector, quality, history })
+                let deadline = Duration::from_millis(deadline.into());
+                self.take_want(interest, Want { selector, quality, deadline, history })
             }
             Record::Unwant { interest } => {
                 let want = self.theirs.remove(interest).ok_or_else(|| violation("it ends an interest that is not"))?;

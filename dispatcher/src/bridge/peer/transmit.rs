@@ -79,6 +79,7 @@ impl Peer {
                 let record = Record::Want {
                     interest: interest.0,
                     quality: want.quality,
+                    deadline: u32::try_from(want.deadline.as_millis()).unwrap_or(u32::MAX),
                     history: want.history,
                     selector: &selector,
                 };

@@ -26,7 +26,8 @@ impl Brought {
         table.last_id = 100;
         let advertise = Advertise { slot: Some(SLOT), ..table.advertise("a", Schema::bytes()) };
         let subscription = SubscriptionId(table.fresh_id());
-        let subscribe = Subscribe { subscription, topic: "a".to_owned(), schema: None, reliable: true, weight: 1 };
+        let subscribe =
+            Subscribe { subscription, topic: "a".to_owned(), schema: None, reliable: true, weight: 1, across_ms: None };
         let id = LinkId { publication: advertise.publication, epoch: 1, subscription };
         Brought { table, publisher: who(11, 1), subscriber: who(12, 2), advertise, subscribe, id }
     }

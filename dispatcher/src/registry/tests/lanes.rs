@@ -222,7 +222,8 @@ fn a_subscription_without_weight_takes_nothing_of_direct_publishers() {
     let mut stand = Stand::new();
     let tap = stand.table.attach("tap");
     let subscription = SubscriptionId(stand.table.fresh_id());
-    let subscribe = Subscribe { subscription, topic: "jobs".to_owned(), schema: None, reliable: true, weight: 0 };
+    let subscribe =
+        Subscribe { subscription, topic: "jobs".to_owned(), schema: None, reliable: true, weight: 0, across_ms: None };
     stand.table.say(tap.session, ToDispatcher::Subscribe(subscribe));
     let heard = stand.table.hears(&tap);
     assert!(matches!(&heard[..], [.., ToNode::Subscribed { expected, .. }] if expected.is_empty()), "{heard:?}");

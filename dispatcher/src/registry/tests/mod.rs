@@ -224,7 +224,8 @@ impl Table {
 
     fn subscribe(&mut self, node: &Who, topic: &str, schema: Option<Schema>) -> Subscribe {
         let subscription = SubscriptionId(self.fresh_id());
-        let subscribe = Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1 };
+        let subscribe =
+            Subscribe { subscription, topic: topic.to_owned(), schema, reliable: true, weight: 1, across_ms: None };
         self.say(node.session, ToDispatcher::Subscribe(subscribe.clone()));
         subscribe
     }

@@ -201,8 +201,14 @@ impl Host {
             Step::Subscribe { node, selector, schema, reliable } => {
                 let subscription = SubscriptionId(self.table.fresh_id());
                 let schema = schema.map(|text| if text { Schema::text() } else { Schema::bytes() });
-                let subscribe =
-                    Subscribe { subscription, topic: SELECTORS[selector].to_owned(), schema, reliable, weight: 1 };
+                let subscribe = Subscribe {
+                    subscription,
+                    topic: SELECTORS[selector].to_owned(),
+                    schema,
+                    reliable,
+                    weight: 1,
+                    across_ms: None,
+                };
                 let node = &mut self.nodes[node];
                 node.say(ToDispatcher::Subscribe(subscribe.clone()));
                 node.subscriptions.insert(subscription, (subscribe, false));

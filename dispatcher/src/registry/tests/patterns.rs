@@ -268,7 +268,14 @@ impl Brought {
         let who = |pid, id| Who { session: SessionId(0), id: NodeId(id), pid, uid: 1000 };
         let advertise = Advertise { slot: Some(5), ..table.advertise("a/b", Schema::bytes()) };
         let subscription = SubscriptionId(table.fresh_id());
-        let subscribe = Subscribe { subscription, topic: "a/*".to_owned(), schema: None, reliable: true, weight: 1 };
+        let subscribe = Subscribe {
+            subscription,
+            topic: "a/*".to_owned(),
+            schema: None,
+            reliable: true,
+            weight: 1,
+            across_ms: None,
+        };
         let link = LinkId { publication: advertise.publication, epoch: 1, subscription };
         Brought { table, publisher: who(11, 1), subscriber: who(12, 2), advertise, subscribe, link }
     }

@@ -181,6 +181,7 @@ fn lines_of_a_page_are_limited() {
                 schema: None,
                 reliable: false,
                 weight: 1,
+                across_ms: None,
             }),
             descriptors: 0,
         },

@@ -42,7 +42,8 @@ fn what_breaks_a_rule_ends_the_connection_and_both_hear_why() {
     let frames = run(10, 1);
     let many = run(10, 1300);
     let piece = Piece { sequence: 10, flags: 0, total: 9000, offset: 0, len: 10 };
-    let want = |interest, selector| Record::Want { interest, quality: Quality::Lossy, history: 0, selector };
+    let want =
+        |interest, selector| Record::Want { interest, quality: Quality::Lossy, deadline: 0, history: 0, selector };
     let greeting = Pair::new().a.peer.dial();
     for (record, text) in [
         (Record::Hello(greeting), "it greets twice"),
@@ -115,10 +116,10 @@ fn too_many_interests_and_channels_are_not_taken() {
         (settings.max_interests, settings.max_channels) = (2, 1);
     });
     for interest in 1..=2 {
-        pair.say(&Record::Want { interest, quality: Quality::Lossy, history: 0, selector: "a" });
+        pair.say(&Record::Want { interest, quality: Quality::Lossy, deadline: 0, history: 0, selector: "a" });
         assert_eq!(pair.b.closed(), None);
     }
-    pair.say(&Record::Want { interest: 3, quality: Quality::Lossy, history: 0, selector: "a" });
+    pair.say(&Record::Want { interest: 3, quality: Quality::Lossy, deadline: 0, history: 0, selector: "a" });
     assert_eq!(pair.b.closed(), Some(&Reason::Violation("it has more interests than it may".to_owned())));
     pair.a.tell(pair.now, Input::Disconnected { connection: ConnectionId(1) });
     pair.connect();

@@ -9,7 +9,7 @@ use nodeset_bus::protocol::PublicationId;
 
 use super::*;
 use crate::bridge::codec::Quality;
-use pair::{End, LOG, OTHER, Pair, Told, publication, want};
+use pair::{DEADLINE, End, LOG, OTHER, Pair, Told, publication, want};
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -276,6 +276,72 @@ fn who_asks_for_it_gets_everything_and_nothing_is_demoted() {
     assert_eq!(pair.a.count(|action| matches!(action, Action::Demote { .. })), 0);
     pair.connect();
     pair.has(LOG, 0..1001);
+}
+
+#[test]
+fn a_side_that_takes_nothing_holds_the_publisher_up_until_the_deadline() {
+    let demoted = |pair: &Pair| pair.a.count(|action| matches!(action, Action::Demote { .. }));
+    let mut pair = Pair::subscribed(Quality::AcrossHosts, |_| ());
+    pair.cut();
+    pair.more(LOG, 100);
+    // As long as the publisher can go on, nothing is given up.
+    pair.wait(10 * DEADLINE);
+    pair.a.tell(pair.now, Input::Stalled { log: LOG });
+    pair.wait(DEADLINE - MILLI);
+    assert_eq!(demoted(&pair), 0);
+    pair.wait(MILLI);
+    assert_eq!(demoted(&pair), 1);
+    // What is gone is told by number, and then everything is kept again.
+    pair.more(LOG, 100);
+    pair.a.store.logs.get_mut(&LOG).unwrap().0 = 150;
+    pair.connect();
+    assert_eq!(pair.told(LOG)[0], Told::Gap(0, 150));
+    assert_eq!(pair.told(LOG).len(), 1 + 50);
+    pair.wait(10 * MILLI);
+    assert_eq!(pair.a.count(|action| matches!(action, Action::Restore { .. })), 1);
+    assert_eq!(pair.a.actions.last(), Some(&Action::Retain { log: LOG, from: 200 }));
+    pair.cut();
+    pair.a.tell(pair.now, Input::Stalled { log: LOG });
+    pair.wait(DEADLINE);
+    assert_eq!(demoted(&pair), 2);
+}
+
+#[test]
+fn a_side_that_takes_something_is_waited_for() {
+    let mut pair = Pair::subscribed(Quality::AcrossHosts, |_| ());
+    pair.cut();
+    pair.more(LOG, 1);
+    pair.a.tell(pair.now, Input::Stalled { log: LOG });
+    // It goes on just before the deadline, and nothing new comes meanwhile.
+    pair.wait(DEADLINE - 20 * MILLI);
+    pair.connect();
+    pair.wait(10 * MILLI);
+    pair.cut();
+    pair.wait(DEADLINE - 20 * MILLI);
+    let demoted = |pair: &Pair| pair.a.count(|action| matches!(action, Action::Demote { .. }));
+    assert_eq!(demoted(&pair), 0);
+    pair.has(LOG, 0..1);
+    pair.wait(20 * MILLI);
+    assert_eq!(demoted(&pair), 1);
+}
+
+#[test]
+fn the_longest_deadline_counts_and_a_shorter_one_counts_at_once() {
+    let long = |pair: &mut Pair, interest| {
+        let want = Want { deadline: 10 * DEADLINE, ..want("t", Quality::AcrossHosts) };
+        pair.b.tell(pair.now, Input::Wanted { interest: InterestId(interest), want });
+        pair.exchange();
+    };
+    let demoted = |pair: &Pair| pair.a.count(|action| matches!(action, Action::Demote { .. }));
+    let mut pair = Pair::subscribed(Quality::AcrossHosts, |_| ());
+    long(&mut pair, 7);
+    pair.a.tell(pair.now, Input::Stalled { log: LOG });
+    pair.wait(5 * DEADLINE);
+    assert_eq!(demoted(&pair), 0);
+    pair.b.tell(pair.now, Input::Unwanted { interest: InterestId(7) });
+    pair.exchange();
+    pair.wait(MILLI);
+    assert_eq!(demoted(&pair), 1, "the shorter one was over already");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use nodeset_bus::topic::{Selector, Topic};
 use super::super::*;
 use crate::bridge::codec::{Decoded, FrameIn, Hello, LONGEST_WHOLE, Quality, Record, decode, put_frame};
 
+/// How long publishers wait for a side that takes nothing.
+pub(super) const DEADLINE: Duration = Duration::from_secs(3);
+
 /// What a mirror was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
@@ -217,7 +220,8 @@ pub(super) fn publication(log: LogKey, topic: &str) -> Publication {
 }
 
 pub(super) fn want(selector: &str, quality: Quality) -> Want {
-    Want { selector: Selector::new(selector).unwrap(), quality, history: 0 }
+    let deadline = if quality == Quality::AcrossHosts { DEADLINE } else { Duration::ZERO };
+    Want { selector: Selector::new(selector).unwrap(), quality, deadline, history: 0 }
 }
 
 impl Pair {
