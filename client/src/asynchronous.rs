@@ -167,7 +167,8 @@ fn register(waiter: &Waiter) -> Result<AsyncFd<OwnedFd>, Errno> {
     register().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// A message to come, see [`Subscriber::receive_async`]. Dropped before it was ready it has taken none:
+/// A message to come, see [`Subscriber::receive_async`]. Polled after it was ready it panics, as futures do. Dropped before it
+/// was ready it has taken none:
 ///
 /// ```
 /// use std::time::Duration;

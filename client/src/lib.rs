@@ -110,16 +110,8 @@ pub use event::{NodeChange, NodeEvent, NodeInfo};
 pub use handlers::{HandlerFailure, HandlerId, Outcome, RunEnd, StopHandle};
 pub use loan::Loan;
 pub use node::{Node, NodeBuilder};
-pub use nodeset_bus::board;
-pub use nodeset_bus::clock::Timestamp;
-pub use nodeset_bus::evict::Evict;
-pub use nodeset_bus::message::{self, Message, Schema};
-pub use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
-pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState, RefusalCode};
-pub use nodeset_bus::topic;
 pub use options::{AppOptions, LogFormat, LogLevelError};
 pub use publisher::{Publisher, PublisherBuilder};
-pub use rkyv;
 pub use sample::{OwnedSample, Sample};
 pub use service::{Answer, Client, ClientBuilder, Request, Server, ServerBuilder};
 pub use state::{State, StateReader, StateWriter};
@@ -134,7 +126,157 @@ pub use table::list;
 pub use wait::WaitStrategy;
 pub use wait_set::{Descriptor, Timer, WaitSet};
 
+// Of other crates, each with an example of how it is met here.
+
+/// ```
+/// use nodeset::{Node, Timestamp};
+///
+/// let node = Node::builder("clock").instance("doc-timestamp").embedded().connect()?;
+/// let mut publisher = node.publisher::<str>("clock/chime").timestamps(true).create()?;
+/// let mut subscriber = node.subscriber::<str>("clock/chime").create()?;
+/// publisher.publish("ding")?;
+/// let published: Option<Timestamp> = subscriber.receive()?.published_at();
+/// println!("{:?} ago", published.expect("its publisher says so").elapsed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::clock::Timestamp;
+
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Evict, Node};
+///
+/// let node = Node::builder("hurried").instance("doc-evict").embedded().connect()?;
+/// let by_number = node.publisher::<str>("news").evict(Evict::Lag(10_000)).create()?;
+/// let by_time = node.publisher::<str>("old/news").evict(Evict::After(Duration::from_secs(1))).create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::evict::Evict;
+
+/// ```
+/// use nodeset::message::Schema;
+/// use nodeset::{Message, Node};
+/// use rkyv::{Archive, Deserialize, Serialize};
+///
+/// #[derive(Archive, Serialize, Deserialize, Message)]
+/// struct Pose {
+///     x: f64,
+///     turns: Vec<f32>,
+/// }
+///
+/// let schema: Schema = Pose::schema();
+/// println!("what is published as {schema}");
+/// assert!(schema.matches(&Pose::schema()) && !schema.matches(&f64::schema()));
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::message::{self, Message, Schema};
+
+/// ```
+/// use nodeset::{AppOptions, Endpoint, EndpointError};
+///
+/// let options = AppOptions { instance: "no/such/name".to_owned(), ..AppOptions::default() };
+/// let endpoint: Result<Endpoint, EndpointError> = options.endpoint();
+/// println!("{}", endpoint.unwrap_err());
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::protocol::endpoint::{Endpoint, EndpointError};
+
+/// ```
+/// use std::time::Duration;
+/// use nodeset::{Health, Listing, Node, NodeId, NodeState};
+///
+/// # // Run once for each of the names below, at the same time.
+/// # let instance = format!("doc-listing-{}", std::process::id());
+/// let node = Node::builder("camera").instance(instance).embedded().connect()?;
+/// let publisher = node.publisher::<str>("camera/state").create()?;
+/// for row in node.list(Duration::from_secs(10))? {
+///     match row {
+///         Listing::Node { state: NodeState { node: id, name, health, .. }, .. } if *name == *node.name() => {
+///             let id: NodeId = id;
+///             println!("{name} is {id}");
+///             assert_eq!(health, Health::Alive);
+///         }
+///         Listing::Publication { topic, .. } => assert_eq!(topic, "camera/state"),
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::protocol::{Health, Listing, NodeId, NodeState};
+
+/// ```
+/// use nodeset::{AdvertiseError, Node, RefusalCode};
+///
+/// let node = Node::builder("greedy").instance("doc-refusal-code").embedded().connect()?;
+/// match node.publisher::<str>("much").create() {
+///     Err(AdvertiseError::Refused { code: RefusalCode::Limit, text, .. }) => eprintln!("{text}"), // names the limit
+///     Err(AdvertiseError::Refused { code: RefusalCode::Denied, text, .. }) => eprintln!("{text}"), // names the rule
+///     other => drop(other?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::protocol::RefusalCode;
+
+/// ```
+/// use nodeset::topic::{Pattern, Topic};
+///
+/// let (pattern, topic) = (Pattern::new("robot/*/pose")?, Topic::new("robot/arm/pose")?);
+/// assert!(pattern.matches(&topic));
+/// assert!(Topic::new("robot//pose").unwrap_err().to_string().contains("at byte 6"));
+/// # Ok::<(), nodeset::causes::AddressError>(())
+/// ```
+#[doc(inline)]
+pub use nodeset_bus::topic;
+
+/// The crate by which messages are archived: derive with the one that NodeSet was built with.
+///
+/// ```
+/// use nodeset::Message;
+/// use nodeset::rkyv::{self, Archive, Deserialize, Serialize};
+///
+/// #[derive(Archive, Serialize, Deserialize, Message)]
+/// #[rkyv(crate = nodeset::rkyv)]
+/// struct Pose {
+///     x: f64,
+/// }
+///
+/// let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&Pose { x: 1.0 })?;
+/// assert_eq!(Pose::view(&bytes)?.x, 1.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use rkyv;
+
+/// What a dispatcher knows, read without a session, also after it died: for tools.
+///
+/// ```
+/// use nodeset::board;
+///
+/// match board::read(1000, "default") {
+///     Ok(board) => println!("{} publications at {}", board.publications.len(), board.socket),
+///     Err(error) => println!("{error}"),
+/// }
+/// ```
+pub mod board {
+    #[doc(inline)]
+    pub use nodeset_bus::board::{Board, BoardError, BoardLink, BoardPublication, path, read};
+}
+
 /// What errors are caused by: the types of their sources, for those who look into them.
+///
+/// ```
+/// use nodeset::causes::AddressError;
+/// use nodeset::{Node, SubscribeError};
+///
+/// let node = Node::builder("reader").instance("doc-causes").embedded().connect()?;
+/// if let Err(SubscribeError::Topic { source, .. }) = node.subscriber::<str>("a//b").create() {
+///     let cause: AddressError = source;
+///     assert!(cause.to_string().contains("at byte 2"));
+/// }
+/// # Ok::<(), nodeset::ConnectError>(())
+/// ```
 pub mod causes {
     pub use nodeset_bus::inlet::TooManyHeld;
     pub use nodeset_bus::log::ShapeError;

@@ -3,8 +3,8 @@
 //!
 //! It reads the crate's source, so it looks at what a reader of the documentation meets: structs, enums, traits, functions,
 //! methods and constants that can be reached from outside. Not asked for an example are variants and fields (their type's shows
-//! them), implementations of traits (`Debug`, `Deref`, `Iterator` mean what they always mean), and items of other crates that
-//! only have a further name here.
+//! them) and implementations of traits (`Debug`, `Deref`, `Iterator` mean what they always mean). Items of other crates that have
+//! a further name here are shown where they are given it; their methods, there.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::{
-    Attribute, Expr, ExprLit, Ident, ImplItem, Item, ItemImpl, ItemTrait, Lit, Meta, TraitItem, Type, UseTree,
+    Attribute, Expr, ExprLit, Ident, ImplItem, Item, ItemImpl, ItemTrait, ItemUse, Lit, Meta, TraitItem, Type, UseTree,
     Visibility,
 };
 
@@ -35,6 +35,8 @@ struct Source {
     exported: BTreeSet<String>,
     /// Modules that can be.
     open_modules: Vec<PathBuf>,
+    /// The crate's own modules at its root.
+    own_modules: BTreeSet<String>,
 }
 
 impl Source {
@@ -60,7 +62,12 @@ impl Source {
 
     fn file(&mut self, place: &Path, text: &str) {
         let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
-        let open = place == Path::new("lib.rs") || self.open_modules.iter().any(|it| it == place);
+        let is_root = place == Path::new("lib.rs");
+        let open = is_root || self.open_modules.iter().any(|it| it == place);
+        if is_root {
+            let modules = file.items.iter().filter_map(|item| if let Item::Mod(it) = item { Some(it) } else { None });
+            self.own_modules = modules.map(|it| it.ident.to_string()).collect();
+        }
         file.items.iter().for_each(|item| self.item(item, place, open));
     }
 
@@ -75,13 +82,37 @@ impl Source {
             Item::Fn(it) => self.named(&it.vis, &it.sig.ident, &it.attrs, file, open),
             Item::Trait(it) => self.of_trait(it, file, open),
             Item::Impl(it) => self.implementation(it, file),
-            Item::Use(it) if is_public(&it.vis) => exports(&it.tree, &mut self.exported),
+            Item::Use(it) if is_public(&it.vis) => self.export(it, file),
+            // Written out: a group of names with an example for all.
+            Item::Mod(it) if it.content.is_some() => {
+                self.named(&it.vis, &it.ident, &it.attrs, file, open && !is_test(&it.attrs));
+            }
             Item::Mod(it) if open && is_public(&it.vis) => {
                 let module = file.with_file_name(it.ident.to_string());
                 self.open_modules.extend([module.with_extension("rs"), module.join("mod.rs")]);
             }
             _ => {}
         }
+    }
+
+    /// What is of this crate has its documentation where it is defined; what is of another one, here.
+    fn export(&mut self, of: &ItemUse, file: &Path) {
+        let mut named = BTreeSet::new();
+        exports(&of.tree, &mut named);
+        let first = match &of.tree {
+            UseTree::Path(path) => &path.ident,
+            UseTree::Name(name) => &name.ident,
+            _ => panic!("what is exported begins with its crate or module"),
+        };
+        let foreign = file == Path::new("lib.rs") && !self.own_modules.contains(&first.to_string());
+        if foreign && !is_hidden(&of.attrs) {
+            let code = examples(&documentation(&of.attrs)).join("\n");
+            for name in &named {
+                let docs = if mentions(&code, name) { documentation(&of.attrs) } else { String::new() };
+                self.items.push(Found { name: name.clone(), of: None, docs, file: file.to_owned() });
+            }
+        }
+        self.exported.extend(named);
     }
 
     fn named(&mut self, visibility: &Visibility, name: &Ident, attributes: &[Attribute], file: &Path, open: bool) {
@@ -144,10 +175,20 @@ fn exports(tree: &UseTree, into: &mut BTreeSet<String>) {
     match tree {
         UseTree::Path(path) => exports(&path.tree, into),
         UseTree::Group(group) => group.items.iter().for_each(|tree| exports(tree, into)),
+        UseTree::Name(name) if name.ident == "self" => {}
         UseTree::Name(name) => drop(into.insert(name.ident.to_string())),
         UseTree::Rename(name) => drop(into.insert(name.ident.to_string())),
         UseTree::Glob(_) => panic!("what is exported is named one by one"),
     }
+}
+
+fn is_hidden(attributes: &[Attribute]) -> bool {
+    let hides = |attribute: &Attribute| attribute.parse_args::<Ident>().is_ok_and(|it| it == "hidden");
+    attributes.iter().any(|attribute| attribute.path().is_ident("doc") && hides(attribute))
+}
+
+fn is_test(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| attribute.path().is_ident("cfg"))
 }
 
 fn is_public(visibility: &Visibility) -> bool {
@@ -187,6 +228,11 @@ fn examples(docs: &str) -> Vec<String> {
     found
 }
 
+/// Whether code has that word.
+fn mentions(code: &str, word: &str) -> bool {
+    code.split(|it: char| !it.is_alphanumeric() && it != '_').any(|it| it == word)
+}
+
 /// Whether code calls that method, or defines it (as that of a trait).
 fn uses(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| {
@@ -213,6 +259,16 @@ fn what_has_none_is_found() {
         mod inner;
         pub mod open;
         pub use inner::{Door, Lock};
+        /// ```
+        /// let window: Window = locks::Key.into();
+        /// ```
+        pub use locks::{Key, Chain};
+        #[doc(hidden)]
+        pub use locks::private as __private;
+        /// Without one.
+        pub mod group {
+            pub use locks::Bolt;
+        }
         /// Opens all.
         pub fn open_all() {}
         ",
@@ -248,11 +304,13 @@ fn what_has_none_is_found() {
     );
     source.file(Path::new("open.rs"), "pub struct Window; struct Pane; impl Pane { pub fn clean(&self) {} }");
     let expected = [
+        "Chain (lib.rs)",
         "Door::knock (inner.rs)",
         "Door::shut_all (inner.rs)",
         "Lock (inner.rs)",
         "Lock::turn (inner.rs)",
         "Window (open.rs)",
+        "group (lib.rs)",
         "open_all (lib.rs)",
     ];
     assert_eq!(source.without_example(), expected);
