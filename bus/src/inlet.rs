@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rkyv::util::AlignedVec;
 
-use crate::log::{self, Cursor, CursorSpec, Lane, Ring};
+use crate::log::{self, Cursor, CursorSpec, Lane, RequestMark, Ring};
 use crate::memory::{Mapping, SharedWords};
 use crate::page::{LayoutError, NodePage, SignalPage};
 use crate::protocol::{LinkId, LogShape, PublicationId};
@@ -133,6 +133,12 @@ impl Inlet {
     #[inline]
     pub fn extensions(&self) -> Extensions {
         self.cursor.extensions()
+    }
+
+    /// Of these, which request it is or answers.
+    #[inline]
+    pub fn request_mark(&self) -> Option<RequestMark> {
+        self.cursor.request_mark()
     }
 
     /// Copies the message that was polled last: right also while a hostile publisher writes to it.

@@ -10,3 +10,4 @@ pub mod performance;
 pub mod scale;
 pub mod soak;
 pub mod stop;
+pub mod two_hosts;

@@ -14,7 +14,7 @@ use crate::line::{AT, FROM, OwnLine, is_generation};
 use crate::page::{LayoutError, NodePage, check_magic};
 use crate::protocol::LogShape;
 
-use super::extension::Extensions;
+use super::extension::{Extensions, RequestMark};
 use super::frame::{CommitWord, HEADER_LEN, KIND_CLOSING, KIND_DATA, KIND_END, KIND_SKIP};
 use super::held::{Held, Pin, TooManyHeld};
 use super::layout::{self, Layout};
@@ -452,6 +452,13 @@ impl<W: Words> Cursor<W> {
     pub fn extensions(&self) -> Extensions {
         let (extensions, behind) = &self.extended;
         if *behind == self.expected { *extensions } else { Extensions::NONE }
+    }
+
+    /// Of these, which request it is or answers. Takes what it needs from where it was just written, word by word.
+    #[inline]
+    pub fn request_mark(&self) -> Option<RequestMark> {
+        let (extensions, behind) = &self.extended;
+        extensions.request.as_ref().filter(|_| *behind == self.expected).map(|mark| RequestMark { ..*mark })
     }
 
     /// Keeps the block in which the last polled message lies, for as long as a clone of the pin lives.

@@ -232,7 +232,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
             match self.replies.find_or_change(sent.known, sent.until) {
                 Ok(Some(found)) => {
                     let port = &self.replies.ports[found.port];
-                    let Some(mark) = port.inlet.extensions().request else { continue };
+                    let Some(mark) = port.inlet.request_mark() else { continue };
                     if port.publisher.topic != self.servers.get(sent.server).replies {
                         continue;
                     }

@@ -230,7 +230,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Server<Req, Rep> {
     #[inline]
     fn accept(&mut self, found: Found) -> Option<Call> {
         let port = &self.requests.ports[found.port];
-        let RequestMark { id, .. } = port.inlet.extensions().request?;
+        let RequestMark { id, .. } = port.inlet.request_mark()?;
         let calls = &port.publisher.topic;
         let client = self.clients.iter().position(|client| client.calls == *calls)?;
         let replies = &mut self.clients[client].replies;

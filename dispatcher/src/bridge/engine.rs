@@ -124,6 +124,8 @@ impl Engine {
     }
 
     fn sleep(&mut self, events: &mut Events, busy: bool) -> Result<(), LocalError> {
+        // What was asked for in this turn would wait for the next one.
+        self.local.flush()?;
         let mut wait = if busy { Some(Duration::ZERO) } else { self.wait_at_most() };
         if !busy {
             let hosts = &self.hosts;

@@ -104,6 +104,9 @@ impl Host {
                     let id = ConnectionId::from_number(connection.0);
                     let mut goodbye = goodbye;
                     if self.active == Some(id) {
+                        if !matches!(reason, Reason::Stopping | Reason::Removed) {
+                            info!(event = "host_lost", host = %self.name, why = %reason);
+                        }
                         self.active = None;
                         if self.outbox.clear() {
                             // Within another record it would be misread.

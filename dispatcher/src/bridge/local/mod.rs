@@ -5,8 +5,8 @@
 //! [`handle`](LocalNode::handle) for each token that [is its own](LocalNode::owns), calls [`beat`](LocalNode::beat) when
 //! [`beats_at`](LocalNode::beats_at) is due, and takes what happened from [`poll_event`](LocalNode::poll_event).
 //!
-//! Before it sleeps, the owner says [`wish`](LocalNode::wish) with all logs that it reads, and sleeps only if none of them has
-//! something to say; afterwards [`awake`](LocalNode::awake).
+//! Before it sleeps, the owner says [`flush`](LocalNode::flush), then [`wish`](LocalNode::wish) with all logs that it reads,
+//! and sleeps only if none of them has something to say; afterwards [`awake`](LocalNode::awake).
 
 mod links;
 mod neighbours;
@@ -305,7 +305,7 @@ impl LocalNode {
         Ok(())
     }
 
-    /// Takes what the dispatcher said and says what there is to say; to be called once each turn. True: there may be more.
+    /// Takes what the dispatcher said; to be called once each turn. True: there may be more.
     ///
     /// # Errors
     ///
@@ -322,8 +322,16 @@ impl LocalNode {
             };
             self.on_message(message, descriptors)?;
         }
-        self.session.flush()?;
         Ok(more)
+    }
+
+    /// Says what there is to say; to be called before each sleep.
+    ///
+    /// # Errors
+    ///
+    /// The bridge is over.
+    pub fn flush(&mut self) -> Result<(), LocalError> {
+        self.session.flush()
     }
 
     /// When [`beat`](Self::beat) is due.

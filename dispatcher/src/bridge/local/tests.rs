@@ -59,6 +59,7 @@ impl Node {
     fn turn(&mut self) {
         let mut events = Events::with_capacity(16);
         let more = self.local.turn().unwrap();
+        self.local.flush().unwrap();
         let wait = if more { Duration::ZERO } else { Duration::from_millis(2) };
         self.poll.poll(&mut events, Some(wait)).unwrap();
         for event in &events {
