@@ -4,6 +4,7 @@
 //! cargo bench --bench performance1                  # all groups
 //! cargo bench --bench performance1 -- throughput    # one of them
 //! cargo bench --bench performance1 -- --test        # each once, quickly
+//! cargo bench --bench bridge                        # the whole way between two hosts beside a raw socket
 //! cargo bench --bench bridge_connection             # one connection of the bridge beside a raw one
 //! cargo bench --bench delivery                      # direct publishers beside plain ones
 //! cargo bench --bench patterns                      # a new topic among 100 000 patterns; messages by pattern beside plain ones
