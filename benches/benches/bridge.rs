@@ -217,7 +217,7 @@ fn prepare(task: Task, descriptors: Vec<OwnedFd>) -> Result<Box<dyn Role>, WorkE
             let subscriber = node.subscriber(topic(!asks)).reliable().create()?;
             let publisher = node.publisher(topic(asks)).create()?;
             publisher.wait_for_subscribers(1, DEADLINE)?;
-            end_of_pair(Line::Bridge(Box::new((publisher, subscriber))), asks)
+            end_of_pair(Line::Bridge(Box::new(publisher), Box::new(subscriber)), asks)
         }
         Task::Raw { address, asks } => {
             let stream = if asks { dial(address)? } else { TcpListener::bind(address)?.accept()?.0 };
@@ -301,7 +301,7 @@ impl Role for Subscribe {
 
 /// What 64 bytes go over.
 enum Line {
-    Bridge(Box<(Publisher<[u8]>, Subscriber<[u8]>)>),
+    Bridge(Box<Publisher<[u8]>>, Box<Subscriber<[u8]>>),
     Socket(TcpStream),
 }
 
@@ -310,7 +310,7 @@ impl Line {
         let mut message = [0; 64];
         message[..8].copy_from_slice(&number.to_le_bytes());
         match self {
-            Line::Bridge(nodes) => drop(nodes.0.publish(&message)?),
+            Line::Bridge(publisher, _) => drop(publisher.publish(&message)?),
             Line::Socket(stream) => stream.write_all(&message)?,
         }
         Ok(())
@@ -319,7 +319,7 @@ impl Line {
     fn receive(&mut self) -> Result<u64, WorkError> {
         let mut message = [0; 64];
         match self {
-            Line::Bridge(nodes) => message.copy_from_slice(&nodes.1.receive()?),
+            Line::Bridge(_, subscriber) => message.copy_from_slice(&subscriber.receive()?),
             Line::Socket(stream) => stream.read_exact(&mut message)?,
         }
         let number = message.first_chunk().map(|first| u64::from_le_bytes(*first));
