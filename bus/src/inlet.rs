@@ -172,6 +172,11 @@ impl Inlet {
         self.cursor.missed()
     }
 
+    /// Sequence behind the newest message when the log was entered; 0 while it could not be.
+    pub fn entered_at(&self) -> u64 {
+        self.cursor.entered_at()
+    }
+
     /// Sequence of the next message that was not seen nor counted as missed.
     pub fn next_sequence(&self) -> u64 {
         self.cursor.next_sequence()

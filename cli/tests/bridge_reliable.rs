@@ -19,9 +19,9 @@ const LEN: usize = 64 << 10;
 struct Pair {
     publisher: Publisher<[u8]>,
     subscriber: Subscriber<[u8]>,
+    a: Host,
     b: Host,
-    _a: Host,
-    _place: TempDir,
+    place: TempDir,
 }
 
 impl Pair {
@@ -34,11 +34,28 @@ impl Pair {
         let publisher = camera.publisher::<[u8]>("numbers").block_len(1 << 20).blocks(4).deadline(deadline);
         let publisher = publisher.create().unwrap();
         publisher.wait_for_subscribers(1, DEADLINE).unwrap();
-        Pair { publisher, subscriber, b, _a: a, _place: place }
+        Pair { publisher, subscriber, a, b, place }
     }
 
     fn signal_b(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.b.child), signal).unwrap();
+    }
+
+    /// Starts the dispatcher of host a anew, where it was.
+    fn start_a(&mut self) {
+        let address = self.a.address().to_owned();
+        self.a = Host::start(self.place.path(), "a", &["--listen", &address, "--peer", "b"]);
+    }
+
+    fn start_b(&mut self) {
+        let to_a = format!("a={}", self.a.address());
+        self.b = Host::start(self.place.path(), "b", &["--peer", &to_a]);
+    }
+
+    fn publish_all(&mut self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            self.publish(number).unwrap();
+        }
     }
 
     fn publish(&mut self, number: u64) -> Result<u64, PublishError> {
@@ -93,9 +110,7 @@ fn a_host_that_takes_nothing_is_waited_for_until_the_deadline() {
     pair.publish(0).unwrap();
     assert_eq!(pair.receive_to(0, 0), 0);
     pair.signal_b(Signal::STOP);
-    for number in 1..MESSAGES {
-        pair.publish(number).unwrap();
-    }
+    pair.publish_all(1..MESSAGES);
     pair.signal_b(Signal::CONT);
     let missed = pair.receive_to(1, MESSAGES - 1);
     assert!(missed > 0, "62 MiB were kept for it");
@@ -109,11 +124,45 @@ fn a_host_that_hangs_holds_nobody_up_where_it_was_not_asked_for() {
     pair.publish(0).unwrap();
     assert_eq!(pair.receive_to(0, 0), 0);
     pair.signal_b(Signal::STOP);
-    for number in 1..MESSAGES {
-        pair.publish(number).unwrap();
-    }
+    pair.publish_all(1..MESSAGES);
     pair.signal_b(Signal::CONT);
     let missed = pair.receive_to(1, MESSAGES - 1);
     assert!(missed > 0, "125 MB were kept for it");
     assert_eq!(pair.subscriber.missed(), missed);
+}
+
+#[test]
+fn the_dispatcher_of_the_subscriber_may_be_killed() {
+    const ROUNDS: u64 = 4;
+    const PART: u64 = 40;
+    let mut pair = Pair::start(|it| it.reliable_across_hosts(DEADLINE), DEADLINE);
+    for round in 0..ROUNDS {
+        let begin = round * 3 * PART;
+        // What is on its way, what is published while nobody is there, and what comes later.
+        pair.publish_all(begin..begin + PART);
+        pair.b.kill();
+        pair.publish_all(begin + PART..begin + 2 * PART);
+        pair.start_b();
+        pair.publish_all(begin + 2 * PART..begin + 3 * PART);
+        assert_eq!(pair.receive_to(begin, begin + 3 * PART - 1), 0, "in round {round}");
+    }
+    assert_eq!(pair.subscriber.missed(), 0);
+}
+
+#[test]
+fn the_dispatcher_of_the_publisher_may_be_killed() {
+    // As many as a log keeps anyway, and more.
+    for (away, loses) in [(20, false), (500, true)] {
+        let mut pair = Pair::start(|it| it.reliable_across_hosts(DEADLINE), DEADLINE);
+        pair.publish_all(0..40);
+        assert_eq!(pair.receive_to(0, 39), 0);
+        pair.a.kill();
+        pair.publish_all(40..40 + away);
+        pair.start_a();
+        let missed = pair.receive_to(40, 39 + away);
+        assert_eq!(missed > 0, loses, "{missed} of {away} are lost");
+        // And it goes on.
+        pair.publish_all(40 + away..80 + away);
+        assert_eq!(pair.receive_to(40 + away, 79 + away), 0);
+    }
 }

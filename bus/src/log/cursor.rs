@@ -132,6 +132,8 @@ pub struct Cursor<W: Words> {
     /// The first frame after a lap of a reliable cursor reports it.
     evicted: bool,
     publisher_gone: bool,
+    /// Sequence behind the newest message when it entered the log.
+    entered_at: u64,
     /// Not in the log yet: the history to begin with.
     joining: Option<u64>,
     /// Nothing more comes: what `poll` says from now on.
@@ -203,6 +205,7 @@ impl<W: Words> Cursor<W> {
             done: 0,
             evicted: false,
             publisher_gone: false,
+            entered_at: 0,
             joining: Some(spec.history),
             over: None,
             pin: OnceLock::new(),
@@ -416,6 +419,11 @@ impl<W: Words> Cursor<W> {
         self.line.set_done(sequence);
     }
 
+    /// Sequence behind the newest message when it entered the log; 0 before that.
+    pub(crate) fn entered_at(&self) -> u64 {
+        self.entered_at
+    }
+
     /// Sequence of the next message that was neither seen nor counted as missed.
     pub fn next_sequence(&self) -> u64 {
         self.expected
@@ -615,6 +623,7 @@ impl<W: Words> Cursor<W> {
             self.place.next_at = next_at;
             behind_last = sequence.saturating_add(1);
         }
+        self.entered_at = behind_last;
         let wanted = match self.lane {
             Some(Lane { first, .. }) => first.min(behind_last),
             None => behind_last.saturating_sub(history),

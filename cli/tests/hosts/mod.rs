@@ -45,6 +45,11 @@ impl Host {
         panic!("{name} ended before it served: {:?}", child.wait());
     }
 
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     pub(crate) fn address(&self) -> &str {
         self.address.as_deref().unwrap()
     }
@@ -74,8 +79,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -120,7 +120,9 @@ impl Host {
                     self.active = Some(ConnectionId::from_number(connection.0));
                     self.outbox.clear();
                 }
-                Action::Link { log, quality, history } => self.link(now, local, policy, (log, quality, history))?,
+                Action::Link { log, quality, history, resume } => {
+                    self.link(now, local, policy, (log, quality, history, resume))?;
+                }
                 Action::Unlink { log } => {
                     if let Some(subscription) = self.sources.remove(log) {
                         local.leave(subscription);
@@ -167,7 +169,7 @@ impl Host {
         now: Instant,
         local: &mut LocalNode,
         policy: &Policy,
-        (log, quality, history): (LogKey, Quality, u64),
+        (log, quality, history, resume): (LogKey, Quality, u64, bool),
     ) -> Result<(), LocalError> {
         if let Some(source) = self.sources.get(log) {
             source.set_quality(quality);
@@ -183,8 +185,9 @@ impl Host {
             return Ok(());
         }
         let reliable = quality != Quality::Lossy;
-        let subscription = local.read(topic, (log.publication, log.epoch), reliable, history)?;
-        self.sources.insert(log, subscription, quality);
+        let from_before = if resume { u64::MAX } else { history };
+        let subscription = local.read(topic, (log.publication, log.epoch), reliable, from_before)?;
+        self.sources.insert(log, subscription, quality, history);
         Ok(())
     }
 
@@ -231,8 +234,8 @@ impl Host {
     ) -> Option<(Box<Inlet>, bool)> {
         let Some(log) = self.log_of(subscription) else { return Some((inlet, foreign)) };
         if let Some(source) = self.sources.get(log) {
-            let first = source.linked(inlet, foreign);
-            self.peer.handle(now, Input::Linked { log, first, position: 0 });
+            let (first, start) = source.linked(inlet, foreign);
+            self.peer.handle(now, Input::Linked { log, first, start, position: 0 });
         }
         None
     }

@@ -34,6 +34,8 @@ pub(super) struct Sources {
 pub(super) struct Source {
     pub(super) subscription: SubscriptionId,
     quality: Quality,
+    /// messages
+    history: u64,
     /// Nothing of it is kept any more.
     demoted: bool,
     inlet: Option<(Box<Inlet>, bool)>,
@@ -92,8 +94,9 @@ impl Sources {
         self.by_log.get_mut(&log)
     }
 
-    pub(super) fn insert(&mut self, log: LogKey, subscription: SubscriptionId, quality: Quality) {
-        self.by_log.insert(log, Source::new(subscription, quality));
+    /// Reads a log from its link on; what is new over there begins with so many messages from before.
+    pub(super) fn insert(&mut self, log: LogKey, subscription: SubscriptionId, quality: Quality, history: u64) {
+        self.by_log.insert(log, Source { history, ..Source::new(subscription, quality) });
     }
 
     pub(super) fn remove(&mut self, log: LogKey) -> Option<SubscriptionId> {
@@ -155,6 +158,7 @@ impl Source {
         Source {
             subscription,
             quality,
+            history: 0,
             demoted: false,
             inlet: None,
             chunks: VecDeque::new(),
@@ -167,12 +171,13 @@ impl Source {
         }
     }
 
-    /// The log is there; gives the sequence of the first message.
-    pub(super) fn linked(&mut self, inlet: Box<Inlet>, foreign: bool) -> u64 {
+    /// The log is there; gives the sequence of the first message, and of the one with which a new mirror begins.
+    pub(super) fn linked(&mut self, inlet: Box<Inlet>, foreign: bool) -> (u64, u64) {
         self.next = inlet.next_sequence();
         self.dropped = self.next;
+        let start = inlet.entered_at().saturating_sub(self.history).max(self.next);
         self.inlet = Some((inlet, foreign));
-        self.next
+        (self.next, start)
     }
 
     pub(super) fn set_quality(&mut self, quality: Quality) {
@@ -403,7 +408,7 @@ mod tests {
         const LEN: usize = LONGEST_WHOLE + 1;
         let log = LogKey { publication: PublicationId(1), epoch: 1 };
         let mut sources = Sources::default();
-        sources.insert(log, SubscriptionId(1), Quality::Reliable);
+        sources.insert(log, SubscriptionId(1), Quality::Reliable, 0);
         for sequence in 0..1000 {
             sources.get(log).unwrap().add(sequence, 0, LEN);
         }

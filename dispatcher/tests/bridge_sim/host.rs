@@ -50,6 +50,7 @@ pub(crate) fn settings(local: &str, remote: &str, instance: u64) -> Settings {
     settings.silence = Duration::from_millis(500);
     settings.ack_bytes = 4096;
     settings.refused_again = Duration::from_millis(400);
+    settings.return_grace = Duration::from_millis(1000);
     settings.mirror_grace = Duration::from_millis(1500);
     settings
 }

@@ -84,6 +84,7 @@ enum Event {
     Opened { host: usize, peer: usize, life: u32, log: LogKey },
     Appear { host: usize, life: u32, log: LogKey },
     Release { host: usize, life: u32 },
+    Return { host: usize, life: u32 },
     Fault,
 }
 
@@ -206,8 +207,10 @@ impl World {
         let now = self.now;
         let host_state = &mut self.hosts[host];
         host_state.sides.insert(peer, side);
-        host_state.tell_wants(now, peer);
         let life = host_state.life;
+        if life == 1 {
+            host_state.tell_wants(now, peer);
+        }
         let delay = self.random.millis(0, 20);
         self.after(delay, Event::Dial { host, peer, life });
     }
@@ -279,6 +282,7 @@ impl World {
             Event::Opened { host, peer, life, log } if self.hosts[host].life == life => self.opened(host, peer, log),
             Event::Appear { host, life, log } => self.appear(host, life, log),
             Event::Release { host, life } if self.hosts[host].life == life => self.release(host),
+            Event::Return { host, life } if self.hosts[host].life == life => self.come_back(host),
             // Of a dispatcher that is no more.
             _ => {}
         }
@@ -487,6 +491,18 @@ impl World {
             self.after(delay, Event::Appear { host, life, log });
         }
         self.after(Duration::from_millis(100), Event::Release { host, life });
+        // Its nodes come back when the dispatcher is connected to its peers already, or before.
+        let delay = self.random.millis(0, 700);
+        self.after(delay, Event::Return { host, life });
+    }
+
+    /// The nodes of a host say again what they want.
+    fn come_back(&mut self, host: usize) {
+        let now = self.now;
+        for peer in self.peers(host) {
+            self.hosts[host].tell_wants(now, peer);
+            self.settle(host, peer);
+        }
     }
 
     /// Links of the dispatcher before this one, which nobody wants any more.
@@ -565,7 +581,7 @@ impl World {
         let first = link.from;
         let begins = state.position_of(first);
         self.side(host, peer).linked.insert(log);
-        self.tell(host, peer, Input::Linked { log, first, position: begins });
+        self.tell(host, peer, Input::Linked { log, first, start: first, position: begins });
         self.tell(host, peer, Input::Available { log, next, position });
     }
 
@@ -634,7 +650,7 @@ impl World {
                 self.close(connection.0, host);
             }
             Action::Established { connection, .. } => self.side(host, peer).active = Some(connection.0),
-            Action::Link { log, quality, history } => self.link(host, peer, log, quality, history),
+            Action::Link { log, quality, history, .. } => self.link(host, peer, log, quality, history),
             Action::Unlink { log } => {
                 let side = self.side(host, peer);
                 side.linking.remove(&log);

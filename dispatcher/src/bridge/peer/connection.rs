@@ -120,7 +120,7 @@ impl Peer {
         }
         let is_first = self.attempts.their_instance == 0;
         self.attempts.their_instance = hello.instance;
-        self.theirs.begin();
+        self.theirs.begin(restarted && !is_first);
         let mut session = Session::new(now, connection, role, hello, self.settings.heartbeat);
         session.grace = Some(now + self.settings.mirror_grace);
         session.ack_delay = self.settings.ack_delay;
@@ -151,6 +151,8 @@ impl Peer {
             Role::Dialled => self.attempts.over = session.remote.attempt,
             Role::Accepted => self.attempts.their_over = session.remote.attempt,
         }
+        // Whoever comes back meanwhile is told of on the next connection.
+        self.returned = None;
         self.status.connected = false;
         self.status.round_trip = None;
         self.status.last_end = Some(reason);

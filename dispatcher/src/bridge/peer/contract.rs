@@ -109,6 +109,8 @@ pub enum Input {
         log: LogKey,
         /// Sequence of the first message that the link gives.
         first: u64,
+        /// Sequence of the message with which a new mirror begins; first <= start.
+        start: u64,
         /// bytes from anywhere to that message, as `Available` counts them
         position: u64,
     },
@@ -206,6 +208,8 @@ pub enum Action {
         quality: Quality,
         /// messages from before that are wanted
         history: u64,
+        /// The other side may have a mirror from before this dispatcher was started: with everything that is held.
+        resume: bool,
     },
     /// Do no longer.
     Unlink {

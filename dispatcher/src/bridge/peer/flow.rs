@@ -181,16 +181,18 @@ impl Peer {
             // It may keep too much already, for a publisher that waits and says nothing more.
             self.sweep_at(Some(since));
         }
-        self.actions.push_back(Action::Link { log, quality: wanted.quality, history: wanted.history });
+        let resume = !self.settled;
+        self.actions.push_back(Action::Link { log, quality: wanted.quality, history: wanted.history, resume });
         self.announce(log);
     }
 
-    /// The link is there: everything from `first` on can be sent.
-    pub(super) fn linked(&mut self, log: LogKey, first: u64, position: u64) {
+    /// The link is there: everything from `first` on can be sent; what is new over there begins at `start`.
+    pub(super) fn linked(&mut self, log: LogKey, first: u64, start: u64, position: u64) {
         let Some(flow) = self.flows.get_mut(&log).filter(|flow| flow.link == LinkState::Asked) else { return };
         flow.link = LinkState::There;
-        (flow.retained, flow.high, flow.demoted, flow.stalled) = (first, first, false, None);
-        flow.next = flow.ended.unwrap_or(first).max(first);
+        let start = start.max(first);
+        (flow.retained, flow.high, flow.demoted, flow.stalled) = (start, start, false, None);
+        flow.next = flow.ended.unwrap_or(start).max(start);
         flow.marks = Flow::marks(flow.quality, &self.settings, position);
         self.announce(log);
     }
@@ -209,7 +211,8 @@ impl Peer {
         if flow.link != LinkState::None {
             self.actions.push_back(Action::Unlink { log });
         }
-        flow.link = LinkState::None;
+        // What is not wanted is not asked again.
+        (flow.link, flow.refused) = (LinkState::None, None);
         let (next, is_over) = (flow.next, flow.ended.is_some());
         flow.sending = None;
         if let Some(channel) = flow.channel.take() {
@@ -358,6 +361,9 @@ impl Peer {
         flow.sending = Some(Sending { sent: next, used: 0, credit, longest, partial: None, needs: 0, queued: false });
         if flow.quality == Quality::Lossy {
             flow.marks.passed(next);
+        } else if !flow.demoted {
+            // What was read for a mirror from before this peer was made, which is not.
+            self.actions.push_back(Action::Retain { log, from: next });
         }
         self.acknowledged(now, log, next);
         self.ready(log);

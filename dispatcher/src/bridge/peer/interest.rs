@@ -1,6 +1,6 @@
 //! Who wants what: this host of the other side, and the other side of this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nodeset_bus::topic::{Host, PatternIndex, Selector, Topic};
@@ -11,7 +11,11 @@ use super::session::Owed;
 use super::{Action, Peer, Publication};
 use crate::bridge::codec::Quality;
 
-/// What the other side wants. Of the last connection on which it said everything, until it has said everything on this one.
+/// Connections of earlier lives of the other side whose interests count beside those of the last one; so their number is bounded.
+const EARLIER_CONNECTIONS: usize = 4;
+
+/// What the other side wants. Of the last connection on which it said everything, until it has said everything on this one; when
+/// it was restarted meanwhile, until its nodes have had the time to come back as well.
 #[derive(Debug)]
 pub(super) struct Theirs {
     local: String,
@@ -22,31 +26,72 @@ pub(super) struct Theirs {
     current: u64,
     /// The last one on which everything was said.
     complete: u64,
+    /// Those on which an earlier life of the other side had said everything: its nodes come back one by one.
+    earlier: BTreeSet<u64>,
+    /// It was restarted, and has not said everything since.
+    restarted: bool,
     /// How many wants were said on this one.
     said: usize,
 }
 
 impl Theirs {
     pub(super) fn new(local: String) -> Theirs {
-        Theirs { local, wants: BTreeMap::new(), index: PatternIndex::new(), current: 0, complete: 0, said: 0 }
+        Theirs {
+            local,
+            wants: BTreeMap::new(),
+            index: PatternIndex::new(),
+            current: 0,
+            complete: 0,
+            earlier: BTreeSet::new(),
+            restarted: false,
+            said: 0,
+        }
     }
 
-    /// A connection begins.
-    pub(super) fn begin(&mut self) {
+    /// A connection begins; the other side may have been restarted since the last one.
+    pub(super) fn begin(&mut self, restarted: bool) {
+        self.restarted |= restarted;
+        if restarted && self.current != self.complete {
+            // Cut short, but said.
+            self.keep_earlier(self.current);
+        }
         let complete = self.complete;
-        self.drop_unless(|connection| connection == complete);
+        self.drop_unless(complete);
         self.current += 1;
         self.said = 0;
     }
 
     /// Everything was said; false when it had been already.
     pub(super) fn synced(&mut self) -> bool {
-        let current = self.current;
-        self.drop_unless(|connection| connection == current);
-        std::mem::replace(&mut self.complete, current) != current
+        let before = std::mem::replace(&mut self.complete, self.current);
+        if std::mem::take(&mut self.restarted) {
+            self.keep_earlier(before);
+        }
+        self.drop_unless(self.complete);
+        before != self.current
     }
 
-    fn drop_unless(&mut self, keeps: impl Fn(u64) -> bool) {
+    fn keep_earlier(&mut self, connection: u64) {
+        self.earlier.insert(connection);
+        if self.earlier.len() > EARLIER_CONNECTIONS {
+            self.earlier.pop_first();
+        }
+    }
+
+    /// Whether something of an earlier life counts still.
+    pub(super) fn has_earlier(&self) -> bool {
+        !self.earlier.is_empty()
+    }
+
+    /// The time is over in which nodes of the other side could come back.
+    pub(super) fn forget_earlier(&mut self) {
+        self.earlier.clear();
+        self.drop_unless(self.complete);
+    }
+
+    /// Keeps what was said on that connection and on this one, and what counts of earlier lives.
+    fn drop_unless(&mut self, kept: u64) {
+        let keeps = |connection| [kept, self.current].contains(&connection) || self.earlier.contains(&connection);
         let old: Vec<_> = self.wants.keys().filter(|(connection, _)| !keeps(*connection)).copied().collect();
         old.into_iter().for_each(|key| drop(self.take(key)));
     }

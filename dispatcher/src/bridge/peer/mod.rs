@@ -13,7 +13,7 @@
 //! | kept | until |
 //! |---|---|
 //! | interests of this host | they are taken away |
-//! | interests of the other side | it is connected again and has said all that it wants ([`Record::Synced`]) |
+//! | interests of the other side | it is connected again and has said all that it wants ([`Record::Synced`]); if it was restarted, [`Settings::return_grace`] later |
 //! | a flow: a log of this host that is sent | nobody over there wants it, or its end was confirmed |
 //! | a mirror: a log that comes from the other side | nobody here wants it, it ended, or is not announced again in time |
 //!
@@ -72,6 +72,10 @@ pub struct Peer {
     attempts: Attempts,
     session: Option<Session>,
     actions: VecDeque<Action>,
+    /// When all nodes of a side that was restarted have had the time to come back, and we would have heard of it.
+    returned: Option<Instant>,
+    /// The other side has no mirror any more that it had before this peer was made.
+    settled: bool,
     /// When it is looked next for links that keep too much, and for what was refused; `None`: there are none.
     sweep: Option<Instant>,
     status: Status,
@@ -119,6 +123,8 @@ impl Peer {
             attempts: Attempts::default(),
             session: None,
             actions: VecDeque::new(),
+            returned: None,
+            settled: false,
             sweep: None,
             status: Status::default(),
         }
@@ -152,7 +158,7 @@ impl Peer {
             Input::Unwanted { interest } => self.unwanted(interest),
             Input::Appeared(publication) => self.appeared(publication),
             Input::Went { log, next } => self.went(log, next),
-            Input::Linked { log, first, position } => self.linked(log, first, position),
+            Input::Linked { log, first, start, position } => self.linked(log, first, start, position),
             Input::NotLinked { log } => self.not_linked(log),
             Input::Available { log, next, position } => self.available(now, log, next, position),
             Input::Stalled { log } => self.stalled(now, log),
@@ -168,6 +174,11 @@ impl Peer {
         if self.sweep.is_some_and(|at| at <= now) {
             self.sweep_flows(now);
         }
+        if self.returned.is_some_and(|at| at <= now) {
+            self.returned = None;
+            self.theirs.forget_earlier();
+            self.they_do_not_want(None);
+        }
         let Some(session) = &mut self.session else { return };
         if session.silent_at(self.settings.silence) <= now {
             return self.close(Reason::Silent);
@@ -176,6 +187,7 @@ impl Peer {
         session.owe_due(now);
         if session.grace.is_some_and(|at| at <= now) {
             session.grace = None;
+            self.settled = true;
             self.end_vanished();
         }
     }
@@ -183,7 +195,7 @@ impl Peer {
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None`: not before something else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let session = self.session.as_ref().map(|session| session.next_time(self.settings.silence));
-        [session, self.sweep].into_iter().flatten().min()
+        [session, self.sweep, self.returned].into_iter().flatten().min()
     }
 
     /// What is to be done.

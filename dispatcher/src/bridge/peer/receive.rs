@@ -117,7 +117,7 @@ impl Peer {
                 self.they_do_not_want(Some(&want.selector));
                 Ok(())
             }
-            Record::Synced => self.take_synced(),
+            Record::Synced => self.take_synced(now),
             Record::Announce { channel, announced } => self.take_announce(channel, &announced),
             Record::End { channel, reason, next } => self.take_end(channel, reason, next, mirrors),
             Record::Open { channel, next, credit, longest } => self.take_open(now, channel, next, credit, longest),
@@ -160,9 +160,12 @@ impl Peer {
         Ok(())
     }
 
-    fn take_synced(&mut self) -> Result<(), Reason> {
+    fn take_synced(&mut self, now: Instant) -> Result<(), Reason> {
         if !self.theirs.synced() {
             return Err(violation("it has said all its interests twice"));
+        }
+        if self.theirs.has_earlier() {
+            self.returned = Some(now + self.settings.return_grace);
         }
         if let Some(session) = &mut self.session {
             session.synced = true;

@@ -35,6 +35,8 @@ pub struct Settings {
     pub ack_bytes: u64,
     /// When the other side is told again of a publication that it refused.
     pub refused_again: Duration,
+    /// How long what the other side wanted counts after it was restarted: its nodes come back one by one.
+    pub return_grace: Duration,
     /// How long a mirror waits, connected, for its publication to be announced again.
     pub mirror_grace: Duration,
 }
@@ -58,6 +60,7 @@ impl Settings {
             ack_delay: Duration::from_millis(5),
             ack_bytes: 256 * 1024,
             refused_again: Duration::from_secs(5),
+            return_grace: Duration::from_secs(10),
             mirror_grace: Duration::from_secs(10),
         }
     }

@@ -75,7 +75,7 @@ fn what_is_no_longer_wanted_ends_on_both_sides() {
     pair.b.tell(pair.now, Input::Wanted { interest: InterestId(2), want: want("t", Quality::Lossy) });
     pair.b.tell(pair.now, Input::Unwanted { interest: InterestId(1) });
     pair.exchange();
-    let changed = Action::Link { log: LOG, quality: Quality::Lossy, history: 0 };
+    let changed = Action::Link { log: LOG, quality: Quality::Lossy, history: 0, resume: true };
     assert_eq!(pair.a.actions.last(), Some(&changed), "only the quality changed");
     pair.b.tell(pair.now, Input::Unwanted { interest: InterestId(2) });
     pair.exchange();
@@ -378,6 +378,82 @@ fn a_restarted_receiver_goes_on_where_its_mirror_ends() {
     pair.connect();
     pair.has(LOG, 0..20);
     assert!(pair.a.actions.contains(&Action::Established { connection: ConnectionId(2), restarted: true }));
+}
+
+/// It was looked at again and again without a pause, once the time was over after which it is told again.
+#[test]
+fn what_was_refused_and_is_no_longer_wanted_is_not_looked_at_again() {
+    let mut pair = Pair::subscribed(Quality::Reliable, |_| ());
+    pair.b.tell(pair.now, Input::MirrorFailed { log: LOG, text: "no room".to_owned() });
+    pair.exchange();
+    pair.b.tell(pair.now, Input::Unwanted { interest: InterestId(1) });
+    pair.exchange();
+    let later = pair.now + 2 * Settings::new("a", "b", 1).refused_again;
+    pair.a.peer.handle_timeout(later);
+    assert!(pair.a.peer.poll_timeout().is_none_or(|at| at > later));
+}
+
+#[test]
+fn the_nodes_of_a_restarted_receiver_may_come_back_late() {
+    for comes_back in [true, false] {
+        let mut pair = Pair::subscribed(Quality::AcrossHosts, |_| ());
+        pair.more(LOG, 10);
+        pair.exchange();
+        let told = std::mem::take(&mut pair.b.store.told);
+        for instance in [33, 34] {
+            pair.cut();
+            pair.more(LOG, 10);
+            pair.b = End::new(Settings::new("b", "a", instance));
+            pair.connect();
+            // Another break, of the connection only, does not end the time that they have.
+            pair.wait(DEADLINE);
+            pair.cut();
+            pair.connect();
+            pair.wait(DEADLINE);
+        }
+        pair.b.store.told = told;
+        pair.b.held.insert(LOG, 10);
+        let unlinked = |pair: &Pair| pair.a.count(|action| matches!(action, Action::Unlink { .. }));
+        assert_eq!(unlinked(&pair), 0);
+        if comes_back {
+            let want = want("t", Quality::AcrossHosts);
+            pair.b.tell(pair.now, Input::Wanted { interest: InterestId(1), want });
+            pair.exchange();
+            pair.has(LOG, 0..30);
+        }
+        pair.wait(Settings::new("a", "b", 1).return_grace);
+        assert_eq!(unlinked(&pair), usize::from(!comes_back));
+    }
+}
+
+#[test]
+fn what_was_held_before_a_sender_was_restarted_is_for_mirrors_from_before_only() {
+    for next in [None, Some(17)] {
+        let mut pair = Pair::new();
+        pair.a.start = Some(20);
+        pair.b.held.extend(next.map(|next| (LOG, next)));
+        pair.b.tell(pair.now, Input::Wanted { interest: InterestId(1), want: want("t", Quality::Reliable) });
+        pair.publish(LOG, "t", 20, 20);
+        pair.connect();
+        pair.more(LOG, 5);
+        pair.exchange();
+        let begin = next.unwrap_or(20);
+        let sequences: Vec<_> = pair.told(LOG).iter().map(|told| told.sequence()).collect();
+        assert_eq!(sequences, (begin..25).collect::<Vec<_>>());
+        // What nobody needs is not kept.
+        assert!(pair.a.actions.contains(&Action::Retain { log: LOG, from: begin }));
+        let linked =
+            |resumed| pair.a.count(|action| matches!(action, Action::Link { resume, .. } if *resume == resumed));
+        assert_eq!((linked(true), linked(false)), (1, 0));
+    }
+    // Once all mirrors from before have ended, a link begins where it is asked to.
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.wait(2 * Settings::new("a", "b", 1).mirror_grace);
+    pair.publish(LOG, "t", 20, 20);
+    pair.b.tell(pair.now, Input::Wanted { interest: InterestId(1), want: want("t", Quality::Reliable) });
+    pair.exchange();
+    assert!(pair.a.actions.iter().any(|action| matches!(action, Action::Link { resume: false, .. })));
 }
 
 #[test]

@@ -22,6 +22,14 @@ pub(super) enum Told {
     Skip(u64, u64),
 }
 
+impl Told {
+    /// Of the message, or the first one that was left out.
+    pub(super) fn sequence(&self) -> u64 {
+        let (Told::Message(sequence, _) | Told::Gap(sequence, _) | Told::Skip(sequence, _)) = self;
+        *sequence
+    }
+}
+
 /// The logs and mirrors of one side.
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -98,6 +106,8 @@ pub(super) struct End {
     pub(super) forgets: bool,
     /// Where mirrors go on that were there before.
     pub(super) held: BTreeMap<LogKey, u64>,
+    /// Where new mirrors begin, if not with the first message that is held.
+    pub(super) start: Option<u64>,
 }
 
 impl End {
@@ -111,6 +121,7 @@ impl End {
             answers: true,
             forgets: false,
             held: BTreeMap::new(),
+            start: None,
         }
     }
 
@@ -119,7 +130,8 @@ impl End {
             match &action {
                 Action::Link { log, .. } if self.answers => {
                     let (base, ..) = self.store.logs[log];
-                    self.peer.handle(now, Input::Linked { log: *log, first: base, position: 0 });
+                    let start = self.start.unwrap_or(base);
+                    self.peer.handle(now, Input::Linked { log: *log, first: base, start, position: 0 });
                 }
                 Action::OpenMirror { publication, first, .. } if self.answers => {
                     let log = publication.log;
