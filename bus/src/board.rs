@@ -60,6 +60,8 @@ pub struct Board {
     pub publications: Vec<BoardPublication>,
     /// Links that are ready.
     pub links: Vec<BoardLink>,
+    /// Other hosts.
+    pub peers: Vec<BoardPeer>,
 }
 
 /// One publication.
@@ -100,6 +102,37 @@ pub struct BoardLink {
     pub held: u32,
     /// All threads of its node sleep, or run user code, without looking at their logs.
     pub asleep: bool,
+}
+
+/// Another host, as this dispatcher's bridge has it. Counters count since the bridge began to speak to it.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct BoardPeer {
+    /// Its name.
+    pub host: String,
+    /// There is a connection.
+    pub connected: bool,
+    /// Nanoseconds; the last one that was measured.
+    pub round_trip_ns: Option<u64>,
+    /// Connections so far.
+    pub connections: u64,
+    /// Messages sent, those sent again included.
+    pub sent: u64,
+    /// Bytes of their frames.
+    pub sent_bytes: u64,
+    /// Messages sent again after a connection broke.
+    pub resent: u64,
+    /// Messages that it was told to be lost.
+    pub lost: u64,
+    /// Messages that arrived.
+    pub received: u64,
+    /// Bytes of their frames.
+    pub received_bytes: u64,
+    /// Messages that it said to be lost.
+    pub missed: u64,
+    /// Messages for it that it has not acknowledged.
+    pub behind: u64,
+    /// Why the last connection ended.
+    pub last_end: Option<String>,
 }
 
 /// A board was not written or not read.

@@ -86,18 +86,24 @@ pub(crate) struct EchoArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("of_board").args(["links", "peers"]))]
 pub(crate) struct ListArgs {
     /// Print each link: how far its subscriber is behind, and which one of a publication's is slowest. Read from the
     /// dispatcher's board, also when it is dead
     #[arg(long)]
     pub(crate) links: bool,
 
+    /// Print each other host that the dispatcher's bridge knows: whether it is connected, round trip, what was sent, sent
+    /// again, received and lost, how far it is behind, why the last connection ended. Read from the board as well
+    #[arg(long, conflicts_with = "links")]
+    pub(crate) peers: bool,
+
     /// The board's name, if it is not the instance's
-    #[arg(long, value_name = "NAME", requires = "links")]
+    #[arg(long, value_name = "NAME", requires = "of_board")]
     pub(crate) board: Option<String>,
 
     /// One JSON object a line
-    #[arg(long, requires = "links")]
+    #[arg(long, requires = "of_board")]
     pub(crate) json: bool,
 
     #[command(flatten)]

@@ -15,6 +15,20 @@ use crate::args::ListArgs;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Box<dyn Error>> {
+    let (board, stale) = read(args)?;
+    let text = if args.json { lines(&board, stale.as_deref()) } else { table(&board, stale.as_deref(), age(&board)) };
+    print(&text)
+}
+
+pub(crate) fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// The board, and why it is stale, if it is.
+pub(crate) fn read(args: &ListArgs) -> Result<(Board, Option<String>), Box<dyn Error>> {
     let endpoint = args.nodeset.endpoint()?;
     let instance = match (&args.board, endpoint.instance()) {
         (Some(board), _) => board,
@@ -30,11 +44,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Box<dyn Error>> {
     let uid = std::fs::metadata(endpoint.path()).map_or(own, |socket| socket.uid());
     let board = board::read(uid, instance)?;
     let stale = nodeset::list(&endpoint, TIMEOUT).err().map(|error| error.to_string());
-    let text = if args.json { lines(&board, stale.as_deref()) } else { table(&board, stale.as_deref(), age(&board)) };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    Ok((board, stale))
 }
 
 /// How long ago it was written.

@@ -16,6 +16,9 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Box<dyn Error>> {
     if args.links {
         return crate::links::run(args);
     }
+    if args.peers {
+        return crate::peers::run(args);
+    }
     let table = nodeset::list(&args.nodeset.endpoint()?, TIMEOUT)?;
     match io::stdout().lock().write_all(text(table).as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

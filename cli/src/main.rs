@@ -7,6 +7,7 @@ mod echo;
 mod keygen;
 mod links;
 mod list;
+mod peers;
 mod publish;
 
 use std::process::ExitCode;

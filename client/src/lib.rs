@@ -261,7 +261,7 @@ pub use rkyv;
 /// ```
 pub mod board {
     #[doc(inline)]
-    pub use nodeset_bus::board::{Board, BoardError, BoardLink, BoardPublication, path, read};
+    pub use nodeset_bus::board::{Board, BoardError, BoardLink, BoardPeer, BoardPublication, path, read};
 }
 
 /// What errors are caused by: the types of their sources, for those who look into them.

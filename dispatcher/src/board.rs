@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nodeset_bus::board::{self, Board, BoardError, BoardLink, BoardPublication, BoardWriter};
+use nodeset_bus::board::{self, Board, BoardError, BoardLink, BoardPeer, BoardPublication, BoardWriter};
 use nodeset_bus::log::{Glimpse, LogState, glimpse_asleep, glimpse_line};
 use nodeset_bus::protocol::PublicationId;
 use rustix::time::{ClockId, clock_gettime};
@@ -76,19 +76,25 @@ impl Keeper {
     }
 
     /// Looks, if it is time to.
-    pub(crate) fn look(&mut self, now: Instant, registry: &Registry, store: &Store) {
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        store: &Store,
+        peers: impl FnOnce() -> Vec<BoardPeer>,
+    ) {
         if self.due(now, registry).is_none_or(|due| due > now) {
             return;
         }
         self.last = has_anybody(registry).then_some(now);
-        if let Err(error) = self.write(registry, store) {
+        if let Err(error) = self.write(registry, store, peers()) {
             debug!(event = "board_not_written", error = chain(&error));
         }
     }
 
-    fn write(&mut self, registry: &Registry, store: &Store) -> Result<(), BoardError> {
+    fn write(&mut self, registry: &Registry, store: &Store, peers: Vec<BoardPeer>) -> Result<(), BoardError> {
         let mut states = HashMap::new();
-        let mut board = Board { written_ns: now_ns(), counts: registry.counts(), ..self.about.clone() };
+        let mut board = Board { written_ns: now_ns(), counts: registry.counts(), peers, ..self.about.clone() };
         for row in registry.live_publications() {
             let glimpse = self.glimpses.entry(row.id).or_insert_with(|| Glimpse::new(row.shape));
             let state = match store.look_up(Handle::LogOf(row.id)).as_deref() {

@@ -278,7 +278,11 @@ impl EventLoop {
             self.handle(Input::Health { node, health });
         }
         if let Some(board) = &mut self.board {
-            board.look(now, &self.registry, &self.store);
+            #[cfg(feature = "bridge")]
+            let peers = || self.bridge.as_ref().map(Bridge::peers).unwrap_or_default();
+            #[cfg(not(feature = "bridge"))]
+            let peers = Vec::new;
+            board.look(now, &self.registry, &self.store, peers);
         }
         for session in std::mem::take(&mut self.listings) {
             self.list(session);

@@ -4,11 +4,12 @@
 //! work each. It sleeps only when nothing of this has anything to do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 use mio::{Events, Poll};
+use nodeset_bus::board::BoardPeer;
 use nodeset_bus::protocol::SubscriptionId;
 use tracing::{debug, info, warn};
 
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Commands before others have their turn.
 const COMMANDS_A_TURN: usize = 1024;
 const EVENTS_A_TURN: usize = 1024;
+/// How often people see how the hosts are, while there is something to do. Otherwise heartbeats wake the loop.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Engine {
@@ -54,6 +57,10 @@ pub(super) struct Engine {
     /// What is wanted on this host, by others than us.
     wanted: BTreeMap<SubscriptionId, (InterestId, Want)>,
     last_interest: u32,
+    /// For the board.
+    shown: Arc<Mutex<Vec<BoardPeer>>>,
+    /// When it was written there last, and how many hosts were known and connected.
+    shown_at: Option<(Instant, [usize; 2])>,
 }
 
 /// One open connection.
@@ -78,6 +85,7 @@ impl Engine {
         network: Network,
         policy: Policy,
         instance: u64,
+        shown: Arc<Mutex<Vec<BoardPeer>>>,
     ) -> Engine {
         let mut engine = Engine {
             poll,
@@ -93,6 +101,8 @@ impl Engine {
             published: BTreeMap::new(),
             wanted: BTreeMap::new(),
             last_interest: 0,
+            shown,
+            shown_at: None,
         };
         let config = engine.network.config().clone();
         engine.add_hosts(Instant::now(), &config);
@@ -118,8 +128,21 @@ impl Engine {
                 busy |= self.read_connections(now);
                 self.give_up_silent(now);
                 busy |= self.turn_hosts(now)?;
+                self.show(now);
             }
             self.sleep(&mut events, busy)?;
+        }
+    }
+
+    /// Writes down how the hosts are: now and then, and when one came or went.
+    fn show(&mut self, now: Instant) {
+        let counts = [self.hosts.len(), self.hosts.values().filter(|host| host.is_connected()).count()];
+        let is_new = |(at, shown)| shown != counts || now.saturating_duration_since(at) >= SHOWN_EVERY;
+        if self.shown_at.is_none_or(is_new) {
+            self.shown_at = Some((now, counts));
+            let peers = self.hosts.values().map(Host::on_board).collect();
+            // Whoever panicked while it had the lock left a whole list.
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = peers;
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nodeset_bus::board::BoardPeer;
 use nodeset_bus::inlet::Inlet;
 use nodeset_bus::log::DEFAULT_BLOCK_LEN;
 use nodeset_bus::outlet::Outlet;
@@ -58,6 +59,30 @@ impl Host {
 
     pub(super) fn peer(&mut self) -> &mut Peer {
         &mut self.peer
+    }
+
+    /// For people.
+    pub(super) fn on_board(&self) -> BoardPeer {
+        let status = self.peer.status();
+        BoardPeer {
+            host: self.name.to_string(),
+            connected: status.connected,
+            round_trip_ns: status.round_trip.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            connections: status.connections,
+            sent: status.sent,
+            sent_bytes: status.sent_bytes,
+            resent: status.resent,
+            lost: status.lost,
+            received: status.received,
+            received_bytes: status.received_bytes,
+            missed: status.missed,
+            behind: self.peer.behind(),
+            last_end: status.last_end.as_ref().map(Reason::to_string),
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.peer.is_connected()
     }
 
     pub(super) fn sources(&self) -> &Sources {

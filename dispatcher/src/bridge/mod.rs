@@ -17,11 +17,13 @@ mod outbox;
 mod sources;
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam::channel::{Sender, unbounded};
 use mio::{Poll, Token, Waker};
+use nodeset_bus::board::BoardPeer;
 use nodeset_bus::protocol::endpoint::Endpoint;
 use thiserror::Error;
 use tracing::{error, info};
@@ -76,6 +78,7 @@ pub enum BridgeError {
 pub(crate) struct Bridge {
     commands: Sender<Command>,
     waker: Waker,
+    shown: Arc<Mutex<Vec<BoardPeer>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -96,14 +99,20 @@ impl Bridge {
         let network = Network::start(registry()?, NETWORK, config, conduct, now)?;
         let local = LocalNode::connect(endpoint, NODE, registry()?, LOCAL, now)?;
         let (commands, receiver) = unbounded();
-        let engine = Engine::new(poll, receiver, local, network, policy, local::random()?);
+        let shown = Arc::<Mutex<Vec<BoardPeer>>>::default();
+        let engine = Engine::new(poll, receiver, local, network, policy, local::random()?, Arc::clone(&shown));
         let run = move || match engine.run() {
             Ok(()) | Err(LocalError::Gone) => info!(event = "bridge_ended"),
             Err(error) => error!(event = "bridge_failed", why = chain(&error), "other hosts are not reached any more"),
         };
         let thread = std::thread::Builder::new().name("nodeset-bridge".to_owned()).spawn(run);
         let thread = Some(thread.map_err(failed("starting a thread"))?);
-        Ok(Bridge { commands, waker, thread })
+        Ok(Bridge { commands, waker, shown, thread })
+    }
+
+    /// How the other hosts are, as it was a moment ago.
+    pub(crate) fn peers(&self) -> Vec<BoardPeer> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn command(&self, command: Command) {

@@ -106,6 +106,11 @@ impl Flow {
         self.retained
     }
 
+    /// Messages that are read for the other side, and not acknowledged.
+    pub(super) fn behind(&self) -> u64 {
+        if self.link == LinkState::There { self.next.saturating_sub(self.retained) } else { 0 }
+    }
+
     /// The connection is over.
     pub(super) fn part(&mut self) {
         (self.channel, self.sending, self.refused) = (None, None, None);

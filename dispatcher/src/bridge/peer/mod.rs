@@ -140,6 +140,11 @@ impl Peer {
         &self.status
     }
 
+    /// Messages of all flows that the other side has not acknowledged.
+    pub fn behind(&self) -> u64 {
+        self.flows.values().map(Flow::behind).sum()
+    }
+
     /// Control records that wait to be sent: bounded by what both sides want and have, whatever is said.
     pub fn owed(&self) -> usize {
         self.session.as_ref().map_or(0, |session| session.owed.len() + session.progress.len())
