@@ -4,14 +4,19 @@
 //! Both ends are processes of their own on different cores. Each message has 64 bytes and its number in it, which both sides
 //! check. Plain messages and requests take turns; the ratio printed at the end is the median of those turns. The goal is at
 //! most 1.15.
+//!
+//! Also printed: what a client costs before its second request, in time and in memory, with 100 clients of one server.
 
 #![allow(missing_docs, reason = "a program")]
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use nodeset::{Client, Node, Publisher, Server, Subscriber, WaitStrategy};
+use nodeset::{Client, Node, Publisher, Sample, Server, Subscriber, WaitStrategy};
 use nodeset_benches::{Compared, DEADLINE, Outcome, Pair, alternate, bench_medians, criterion_of_pairs};
 use nodeset_examples::measure::worker::{self, Finish, Role, WorkError};
 use nodeset_examples::measure::{Budget, Clock, Cores, Recorder, Report, Worker, monotonic_ns};
@@ -19,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 /// Round trips at the start of a run that are not counted.
 const WARM_UP: u64 = 1000;
+/// Clients of one server, to see what they cost.
+const CLIENTS: u64 = 100;
 /// The message that ends a run.
 const END: u64 = u64::MAX;
 
@@ -44,7 +51,7 @@ fn main() -> Outcome {
         return worker::work(prepare);
     }
     let instance = format!("bench-{}", std::process::id());
-    let _node = Node::builder("bench").instance(&instance).embedded().connect()?;
+    let node = Node::builder("bench").instance(&instance).embedded().connect()?;
     let endpoint = nodeset::AppOptions { instance, ..nodeset::AppOptions::default() }.endpoint()?;
     let cores = Cores::of_this_process();
     let mut plain = start(endpoint.path(), Way::Plain, cores)?;
@@ -58,10 +65,57 @@ fn main() -> Outcome {
 
     let Compared { figure, limit, ratio } = alternate(with_reply, two_messages)?;
     println!("request and reply {figure:7.1} ns, two messages {limit:7.1} ns, ratio {ratio:.2}");
+    new_clients(&node)?;
     if !cores.are_two() {
         println!("this process has one core: busy waiting measures the scheduler here");
     }
     Ok(())
+}
+
+/// Has clients made that ask at once, and says what that took. Nobody is busy here: both ends sleep when they wait.
+fn new_clients(node: &Node) -> Outcome {
+    node.serve("new/clients", |request: Sample<'_, [u8]>| request.to_vec())?;
+    let (running, stop) = (node.clone(), node.stop_handle());
+    let running = thread::spawn(move || running.run());
+    let before = log_bytes()?;
+    let (mut clients, mut made, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..CLIENTS {
+        let since = Instant::now();
+        let mut client = node.client::<[u8], Vec<u8>>("new/clients").create()?;
+        made.push(since.elapsed());
+        let since = Instant::now();
+        if *client.request(&message(number), DEADLINE)? != message(number)[..] {
+            return Err("an answer is not what was asked".into());
+        }
+        asked.push(since.elapsed());
+        clients.push(client);
+    }
+    let (logs, bytes) = log_bytes()?;
+    stop.stop();
+    running.join().map_err(|_| "the server panicked")??;
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (made, asked) = (median(&mut made), median(&mut asked));
+    let (logs, kib) = (logs - before.0, (bytes - before.1) >> 10);
+    println!("a new client {made:.1?}, its first request {asked:.1?} (medians of {CLIENTS})");
+    println!("{CLIENTS} clients of a server: {logs} logs, {kib} KiB, {} KiB each", kib / logs.max(1));
+    Ok(())
+}
+
+/// How many logs this process has mapped or may map, and how much memory they take.
+fn log_bytes() -> Outcome<(u64, u64)> {
+    let (mut logs, mut bytes) = (HashSet::new(), 0);
+    for descriptor in fs::read_dir("/proc/self/fd")? {
+        let path = descriptor?.path();
+        // Some are gone again, the one of this folder at the latest.
+        let (Ok(target), Ok(found)) = (fs::read_link(&path), fs::metadata(&path)) else { continue };
+        if target.to_string_lossy().contains("memfd:nodeset-log") && logs.insert(found.ino()) {
+            bytes += found.blocks() * 512;
+        }
+    }
+    Ok((logs.len() as u64, bytes))
 }
 
 /// Both ends of `way`, in processes of their own.
