@@ -49,6 +49,8 @@ pub(super) struct Flow {
     demoted: bool,
     /// Reliable: what is not acknowledged; lossy: what is not sent.
     pub(super) marks: Marks,
+    /// What is not acknowledged is marked from this message on.
+    marked_from: u64,
     /// The other side does not take it: it is asked again then, or when it asks for something anew.
     refused: Option<Instant>,
     /// Sequence behind the last message that was ever sent.
@@ -89,6 +91,7 @@ impl Flow {
             ended: None,
             demoted: false,
             marks: Flow::marks(Quality::Lossy, settings, 0),
+            marked_from: 0,
             refused: None,
             high: 0,
             channel: None,
@@ -181,6 +184,7 @@ impl Peer {
         if (old == Quality::Lossy) != (flow.quality == Quality::Lossy) {
             // Lossy ones are marked for another purpose.
             flow.marks = Flow::marks(flow.quality, &self.settings, flow.marks.position());
+            flow.marked_from = flow.next;
         }
         if let Some(since) = flow.marks.oldest().filter(|_| flow.keeps()) {
             // It may keep too much already, for a publisher that waits and says nothing more.
@@ -388,7 +392,8 @@ impl Peer {
         if flow.demoted {
             // Only once it would not be demoted again at once: what it keeps counts from its first message.
             let (bytes, time) = (self.settings.retention_bytes / 2, self.settings.retention_time / 2);
-            if flow.quality == Quality::AcrossHosts || flow.keeps_less(now, bytes, time) {
+            let is_marked = next >= flow.marked_from;
+            if flow.quality == Quality::AcrossHosts || is_marked && flow.keeps_less(now, bytes, time) {
                 flow.demoted = false;
                 self.actions.push_back(Action::Restore { log, from: next });
                 self.sweep.get_or_insert(now + self.settings.retention_time / 64);
