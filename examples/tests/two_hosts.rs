@@ -2,25 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::path::{Path, PathBuf};
+mod support;
+
 use std::process::{Command, Output};
+
+use support::programs;
 
 const TWO_HOSTS: &str = env!("CARGO_BIN_EXE_two_hosts");
 const STEPS: [&str; 8] = ["link: ", "connected: ", "heard on a: ", "cut: ", "back: ", "killed: ", "back: ", "held: "];
 
-/// Where all programs are; the one of another package is built if this package's tests are run alone.
-fn programs() -> PathBuf {
-    let directory = Path::new(TWO_HOSTS).parent().unwrap().to_owned();
-    if !directory.join("nodeset").exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "-p", "nodeset-cli", "--bin", "nodeset"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(cargo.status().unwrap().success());
-    }
-    directory
-}
-
 fn two_hosts(arguments: &[&str]) -> Output {
-    Command::new(TWO_HOSTS).arg("--programs").arg(programs()).args(arguments).output().unwrap()
+    Command::new(TWO_HOSTS).arg("--programs").arg(programs(TWO_HOSTS)).args(arguments).output().unwrap()
 }
 
 /// Whether this user may make network namespaces.

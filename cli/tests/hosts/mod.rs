@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nodeset::Node;
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) fn nodeset(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodeset"));
@@ -78,8 +79,12 @@ impl Host {
 }
 
 impl Drop for Host {
+    /// In order, unless it was killed before: it takes its board with it.
     fn drop(&mut self) {
-        self.kill();
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.child.wait();
+        }
     }
 }
 

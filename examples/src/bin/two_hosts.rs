@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nodeset_examples::programs::Programs;
 use nodeset_examples::two_hosts;
 
 /// Show two hosts on one machine: mnode on one hears mnode_publish on the other, the link is cut, a dispatcher is killed
@@ -54,8 +55,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error + Send + Sync>> {
     let programs = match &arguments.programs {
-        Some(directory) => two_hosts::Programs::of(directory)?,
-        None => two_hosts::Programs::built()?,
+        Some(directory) => Programs::of(directory)?,
+        None => Programs::built()?,
     };
     two_hosts::show(&programs, arguments.loopback)
 }

@@ -1,14 +1,12 @@
 //! What lies between the two hosts, and can be cut.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::program::check;
 use crate::measure::worker::WorkError;
+use crate::programs::check;
+use crate::proxy::Proxy;
 
 /// Names of the hosts.
 pub(super) const HOSTS: [&str; 2] = ["a", "b"];
@@ -49,20 +47,17 @@ impl Network {
     }
 
     /// Host 0 listens there.
-    pub(super) fn is_listened_to(&self, address: &str) -> Result<(), WorkError> {
-        match self {
-            Network::Namespaces(_) => Ok(()),
-            Network::Loopback(proxy, _) => {
-                proxy.shared.to.set(address.to_owned()).map_err(|_| "it listens twice".into())
-            }
+    pub(super) fn is_listened_to(&self, address: &str) {
+        if let Network::Loopback(proxy, _) = self {
+            proxy.forward_to(address);
         }
     }
 
     /// What host 1 is to dial.
-    pub(super) fn dial(&self) -> Result<String, WorkError> {
+    pub(super) fn dial(&self) -> &str {
         match self {
-            Network::Namespaces(_) => Ok(LISTEN.to_owned()),
-            Network::Loopback(proxy, _) => Ok(proxy.address.clone()),
+            Network::Namespaces(_) => LISTEN,
+            Network::Loopback(proxy, _) => proxy.address(),
         }
     }
 
@@ -83,7 +78,7 @@ impl Network {
         match self {
             Network::Namespaces(namespaces) => namespaces.set_link("down"),
             Network::Loopback(proxy, _) => {
-                proxy.shared.cut();
+                proxy.cut();
                 Ok(())
             }
         }
@@ -94,7 +89,7 @@ impl Network {
         match self {
             Network::Namespaces(namespaces) => namespaces.set_link("up"),
             Network::Loopback(proxy, _) => {
-                proxy.shared.lock().cut = false;
+                proxy.mend();
                 Ok(())
             }
         }
@@ -152,79 +147,4 @@ impl Drop for Namespaces {
 
 fn ip(arguments: &[&str]) -> Result<(), WorkError> {
     check(Command::new("ip").args(arguments))
-}
-
-/// Forwards connections, unless it is cut.
-pub(super) struct Proxy {
-    address: String,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    to: OnceLock<String>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    cut: bool,
-    /// Both ends of each connection that was forwarded so far.
-    open: Vec<TcpStream>,
-}
-
-impl Proxy {
-    fn start() -> io::Result<Proxy> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let address = listener.local_addr()?.to_string();
-        let shared = Arc::new(Shared::default());
-        let forwarding = Arc::clone(&shared);
-        std::thread::Builder::new().name("link".to_owned()).spawn(move || {
-            for near in listener.incoming() {
-                // A connection that is not forwarded is closed here, as by a link that is cut.
-                let _ = near.and_then(|near| forwarding.forward(near));
-            }
-        })?;
-        Ok(Proxy { address, shared })
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forward(&self, near: TcpStream) -> io::Result<()> {
-        let mut state = self.lock();
-        let Some(to) = self.to.get().filter(|_| !state.cut) else { return Ok(()) };
-        let far = TcpStream::connect(to)?;
-        for (from, into) in [(&near, &far), (&far, &near)] {
-            let (from, into) = (from.try_clone()?, into.try_clone()?);
-            std::thread::Builder::new().name("way".to_owned()).spawn(move || carry(from, into))?;
-        }
-        state.open.extend([near, far]);
-        Ok(())
-    }
-
-    fn cut(&self) {
-        let mut state = self.lock();
-        state.cut = true;
-        for end in state.open.drain(..) {
-            // It may be closed already.
-            let _ = end.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// One way of a connection, until either side ends it.
-fn carry(mut from: TcpStream, mut into: TcpStream) {
-    let mut buffer = [0; 16 << 10];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if into.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
-    for end in [from, into] {
-        let _ = end.shutdown(Shutdown::Both);
-    }
 }

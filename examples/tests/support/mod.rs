@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -14,6 +14,17 @@ pub(crate) fn command(program: &str, place: &Path, arguments: &[&str]) -> Comman
     let mut command = Command::new(program);
     command.args(arguments).arg("--dispatcher").arg(place.join("d.sock")).stdin(Stdio::null());
     command
+}
+
+/// Where all programs are, of which this is one; the one of another package is built if this package's tests are run alone.
+pub(crate) fn programs(one: &str) -> PathBuf {
+    let directory = Path::new(one).parent().unwrap().to_owned();
+    if !directory.join("nodeset").exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "-p", "nodeset-cli", "--bin", "nodeset"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(cargo.status().unwrap().success());
+    }
+    directory
 }
 
 /// A program that runs beside the test, ended with it.

@@ -1,4 +1,4 @@
-//! The programs that run on the two hosts, and what they print.
+//! The real programs, run beside an example that shows two hosts, and what they print.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use crate::measure::worker::WorkError;
 /// Where the programs are.
 #[derive(Debug)]
 pub struct Programs {
-    pub(super) nodeset: PathBuf,
-    pub(super) mnode: PathBuf,
-    pub(super) mnode_publish: PathBuf,
+    pub(crate) nodeset: PathBuf,
+    pub(crate) mnode: PathBuf,
+    pub(crate) mnode_publish: PathBuf,
 }
 
 impl Programs {
@@ -69,7 +69,7 @@ impl Programs {
 }
 
 /// Runs it to its end, which must be a good one.
-pub(super) fn check(command: &mut Command) -> Result<(), WorkError> {
+pub(crate) fn check(command: &mut Command) -> Result<(), WorkError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output =
         command.stdin(Stdio::null()).output().map_err(|error| format!("`{program}` cannot be started: {error}"))?;
@@ -81,7 +81,7 @@ pub(super) fn check(command: &mut Command) -> Result<(), WorkError> {
 }
 
 /// A program that runs beside, killed with this.
-pub(super) struct Program {
+pub(crate) struct Program {
     name: String,
     child: Child,
     lines: Receiver<String>,
@@ -89,7 +89,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn start(name: &str, mut command: Command) -> Result<Program, WorkError> {
+    pub(crate) fn start(name: &str, mut command: Command) -> Result<Program, WorkError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{name} cannot be started: {error}"))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -98,16 +98,16 @@ impl Program {
     }
 
     /// The next line that it prints.
-    pub(super) fn line(&self, until: Instant) -> Result<String, WorkError> {
+    pub(crate) fn line(&self, until: Instant) -> Result<String, WorkError> {
         next(&self.lines, until).map_err(|why| format!("{} printed nothing{why}", self.name).into())
     }
 
-    pub(super) fn lines_so_far(&self) -> Vec<String> {
+    pub(crate) fn lines_so_far(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
     /// Of a dispatcher that logs JSON: the next event of that kind.
-    pub(super) fn event(&mut self, event: &str, until: Instant) -> Result<Value, WorkError> {
+    pub(crate) fn event(&mut self, event: &str, until: Instant) -> Result<Value, WorkError> {
         let mut before = Vec::new();
         loop {
             let line = next(&self.errors, until)
@@ -120,7 +120,7 @@ impl Program {
         }
     }
 
-    pub(super) fn must_run(&mut self) -> Result<(), WorkError> {
+    pub(crate) fn must_run(&mut self) -> Result<(), WorkError> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => {
@@ -130,14 +130,14 @@ impl Program {
         }
     }
 
-    pub(super) fn kill(&mut self) -> Result<(), WorkError> {
+    pub(crate) fn kill(&mut self) -> Result<(), WorkError> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Ends it as a user would. Gives what it printed, and what it said of errors, since somebody looked.
-    pub(super) fn end(&mut self, until: Instant) -> Result<(Vec<String>, Vec<String>), WorkError> {
+    pub(crate) fn end(&mut self, until: Instant) -> Result<(Vec<String>, Vec<String>), WorkError> {
         self.must_run()?;
         kill_process(Pid::from_child(&self.child), Signal::INT)?;
         let rest = [&self.lines, &self.errors].map(|lines| rest(lines, until));
