@@ -87,7 +87,7 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     /// # use nodeset::Node;
     /// # let node = Node::builder("letters").instance("doc-ask").embedded().connect()?;
     /// let mut server = node.server::<str, str>("letters").create()?;
-    /// std::thread::spawn(move || {
+    /// let answering = std::thread::spawn(move || {
     ///     let mut request = server.receive()?;
     ///     for letter in request.message().split("") {
     ///         request.send(letter)?;
@@ -102,7 +102,8 @@ impl<Req: Message + ?Sized, Rep: Message + ?Sized> Client<Req, Rep> {
     ///     all.push_str(&letter);
     /// }
     /// assert_eq!(all, "abc");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// answering.join().expect("it ends")?;
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
