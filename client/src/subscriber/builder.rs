@@ -71,7 +71,7 @@ pub struct SubscriberBuilder<T: Message + ?Sized> {
 }
 
 impl SubscriberBuilder<[u8]> {
-    /// Takes messages of every type, as bytes; [`Sample::schema`] says what they are. For tools.
+    /// Takes messages of every type, as bytes; [`Sample::schema`](crate::Sample::schema) says what they are. For tools.
     ///
     /// ```
     /// # let node = nodeset::Node::builder("tool").instance("doc-any-schema").embedded().connect()?;
