@@ -137,6 +137,8 @@ pub(super) struct Lane {
     weight: u16,
     /// The reader that it was made for is gone.
     orphan: bool,
+    /// It was passed on to `of.to`, whose link has not ended since.
+    passed: bool,
     /// The link in whose place what nobody handled yet is kept.
     keeper: Option<LinkId>,
     /// The publisher sends nothing more: sequence after its last message.
@@ -183,7 +185,7 @@ impl Table {
             return;
         }
         let of = LaneOf { direct: direct_id, to: subscription, first: 0 };
-        let lane = Lane { of, node: node.into(), weight, orphan: false, keeper: None, closed_at: None };
+        let lane = Lane { of, node: node.into(), weight, orphan: false, passed: false, keeper: None, closed_at: None };
         let Direct { topic, schema, shape, retention, shared, .. } = direct;
         let (topic, links) = (Arc::clone(topic), Arc::clone(&shared.links));
         let publication = Publication::lane(topic, schema.clone(), *shape, *retention, links, lane);
@@ -266,6 +268,7 @@ impl Table {
         let (Some(lane), Some(log)) = (&mut publication.lane, &publication.log) else { return };
         let direct = self.directs.get(&lane.of.direct);
         lane.of.first = lane.of.first.max(log.links.done(id).unwrap_or(0));
+        lane.passed = false;
         let redeliver = direct.is_some_and(|direct| direct.redeliver);
         if redeliver && lane.keeper.is_none() && keep_for_another(&log.links, id) {
             lane.keeper = Some(id);
@@ -296,7 +299,7 @@ impl Table {
         if !lane.orphan || !publication.links.is_empty() {
             return;
         }
-        let LaneOf { direct: direct_id, first, .. } = lane.of;
+        let (LaneOf { direct: direct_id, first, to }, passed) = (lane.of, lane.passed);
         let redeliver = self.directs.get(&direct_id).is_some_and(|direct| direct.redeliver);
         let over = lane.closed_at.is_some_and(|end| first >= end || !redeliver);
         let end = lane.closed_at.or_else(|| {
@@ -308,7 +311,9 @@ impl Table {
             self.withdraw(id, outbox);
             return;
         }
-        if !redeliver || heirs.is_empty() || end.is_some_and(|end| first >= end) {
+        // Passed on a second time while the link is on its way, it would be read by both.
+        let is_awaited = passed && heirs.iter().any(|(heir, _)| *heir == to);
+        if !redeliver || is_awaited || heirs.is_empty() || end.is_some_and(|end| first >= end) {
             return;
         }
         let Some(direct) = self.directs.get_mut(&direct_id) else { return };
@@ -317,7 +322,7 @@ impl Table {
         info!(event = "lane_passed_on", topic = &*direct.topic, to = &*node, first);
         let lane = self.publications.get_mut(&id).and_then(|it| it.lane.as_mut());
         if let Some(lane) = lane {
-            lane.of.to = to;
+            (lane.of.to, lane.passed) = (to, true);
             say(outbox, ToDispatcher::PassLane { publication: id, to, first });
         }
     }

@@ -1,6 +1,6 @@
 //! The example `bridge_soak`: two dispatchers with a link that breaks, and what came over it.
 //!
-//! Reading order: [`hosts`] (dispatchers that are killed and started again), [`ends`] (who publishes and who checks), this module.
+//! Reading order: `hosts` (dispatchers that are killed and started again), `ends` (who publishes and who checks), this module.
 
 mod ends;
 mod hosts;

@@ -1,6 +1,6 @@
 //! The example `two_hosts`: what it does, step by step.
 //!
-//! Reading order: [`network`] (what lies between the hosts), this module.
+//! Reading order: `network` (what lies between the hosts), this module.
 
 mod network;
 
