@@ -62,6 +62,12 @@ impl Programs {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
+        // What `cargo run` says of this package is not that one's: build scripts that look at it would run again.
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| of_package(name))
+        {
+            build.env_remove(name);
+        }
         check(&mut build)?;
         let own = std::env::current_exe()?;
         Programs::of(own.parent().ok_or("this program lies nowhere")?)
